@@ -1,0 +1,34 @@
+# One command per habit. `make demo` and `make test` do all their own set-up.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench install clean
+.DEFAULT_GOAL := install
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; smscale needs Python 3.11 or newer (make PYTHON=python3.12 ...)" >&2; exit 2; }
+	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,dev,bench]'
+	@touch $@
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/smscale run pipelines/demo.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q tests
+
+check: $(STAMP)
+	$(BIN)/ruff format --check smscale tests benchmarks
+	$(BIN)/ruff check smscale tests benchmarks
+	$(BIN)/mypy smscale
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,80 @@
+"""The MODIS sinusoidal grid: 36 x 18 tiles of 10 degrees on a sphere.
+
+Constants of the MODIS land grid (MODLAND; `GridStructure` of StructMetadata.0 in every tile): sphere radius
+6371007.181 m, tiles of 1111950.5197 m a side, h from west to east, v from north to south.
+x = R lon cos(lat), y = R lat.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+RADIUS = 6371007.181
+TILE_SIZE = np.pi * RADIUS / 18
+LEFT, TOP = -18 * TILE_SIZE, 9 * TILE_SIZE
+CRS = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
+
+
+def forward(lon: ArrayLike, lat: ArrayLike) -> tuple[Floats, Floats]:
+    """x, y in metres of longitudes and latitudes in degrees; longitudes beyond 180 wrap."""
+    lat = np.deg2rad(np.asarray(lat, np.float64))
+    lon = np.deg2rad((np.asarray(lon, np.float64) + 180.0) % 360.0 - 180.0)
+    return RADIUS * lon * np.cos(lat), np.broadcast_to(RADIUS * lat, np.broadcast_shapes(lon.shape, lat.shape))
+
+
+def inverse(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+    """Longitude, latitude in degrees of x, y in metres; NaN off the globe's outline."""
+    lat = np.asarray(y, np.float64) / RADIUS
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lon = np.asarray(x, np.float64) / (RADIUS * np.cos(lat))
+    on_globe = (np.abs(lat) <= np.pi / 2 * (1 + 1e-12)) & (np.abs(lon) <= np.pi * (1 + 1e-12))
+    return np.where(on_globe, np.rad2deg(lon), np.nan), np.where(on_globe, np.rad2deg(lat), np.nan)
+
+
+def tile_corners(h: int, v: int) -> tuple[float, float, float, float]:
+    """x of the left, y of the top, x of the right, y of the bottom edge of a tile, metres."""
+    left, top = LEFT + h * TILE_SIZE, TOP - v * TILE_SIZE
+    return left, top, left + TILE_SIZE, top - TILE_SIZE
+
+
+def pixel_centres(h: int, v: int, pixels: int) -> tuple[Floats, Floats]:
+    """x (pixels,) and y (pixels,), metres, of the centres of a tile of `pixels` x `pixels`; y descends."""
+    left, top, _, _ = tile_corners(h, v)
+    step = TILE_SIZE / pixels
+    centres = (np.arange(pixels) + 0.5) * step
+    return left + centres, top - centres
+
+
+def pixel_index(lon: ArrayLike, lat: ArrayLike, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column in the global mosaic (18 x `pixels` rows, 36 x `pixels` columns) of the pixels that hold the points.
+
+    The tile is (column // pixels, row // pixels).
+    """
+    x, y = forward(lon, lat)
+    step = TILE_SIZE / pixels
+    row = np.clip(np.floor((TOP - y) / step).astype(np.int64), 0, 18 * pixels - 1)
+    col = np.clip(np.floor((x - LEFT) / step).astype(np.int64), 0, 36 * pixels - 1)
+    return row, col
+
+
+def tiles_of_box(west: float, south: float, east: float, north: float) -> list[tuple[int, int]]:
+    """Every tile (h, v) that a longitude-latitude box touches, in order of h, v."""
+    lat = np.linspace(south, north, max(2, int((north - south) / 0.01) + 2))
+    lat[-1] -= 1e-9  # a box that ends on a tile edge does not touch the next tile
+    edges = {(h, v) for h, v in zip(*_tile_range(west, east, lat), strict=True)}
+    return sorted(edges)
+
+
+def _tile_range(west: float, east: float, lat: Floats) -> tuple[list[int], list[int]]:
+    hs: list[int] = []
+    vs: list[int] = []
+    row, first = pixel_index(np.full_like(lat, west), lat, 1)
+    _, last = pixel_index(np.full_like(lat, east - 1e-9), lat, 1)
+    for v, h0, h1 in zip(row.tolist(), first.tolist(), last.tolist(), strict=True):
+        for h in range(min(h0, h1), max(h0, h1) + 1):
+            hs.append(h)
+            vs.append(v)
+    return hs, vs
