@@ -1,0 +1,241 @@
+"""Where cubes lie: the one module that creates and writes Zarr.
+
+A group is made first as a template, filled by whole shards, and published when it is whole. Until then its metadata
+documents carry another name (`unfinished.json`), so that no reader, plain xarray included, sees an unfinished array:
+a killed run leaves chunks without metadata, never an array that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.abc.store import ByteRequest, Store
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from smscale.errors import InputError, StoreError
+
+METADATA = "zarr.json"
+UNFINISHED = "unfinished.json"
+
+#: zstd level of every array: 3 is zstd's own default, the knee of speed against size.
+_COMPRESSOR = ZstdCodec(level=3)
+
+
+def base(url: str | Path) -> Store:
+    """The Zarr store at a directory or an object-store URL."""
+    if "://" in str(url):
+        return FsspecStore.from_url(str(url))
+    return LocalStore(Path(url))
+
+
+class _Unfinished(WrapperStore[Store]):
+    """A store whose new metadata documents are named `unfinished.json`; finished ones are read where there is no new one."""
+
+    @staticmethod
+    def _hidden(key: str) -> str:
+        return key[: -len(METADATA)] + UNFINISHED if key.rpartition("/")[2] == METADATA else key
+
+    async def get(self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None) -> Buffer | None:
+        prototype = prototype or default_buffer_prototype()
+        found = await self._store.get(self._hidden(key), prototype, byte_range)
+        return found if found is not None or self._hidden(key) == key else await self._store.get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        return await self._store.exists(self._hidden(key)) or await self._store.exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await self._store.set(self._hidden(key), value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        seen = set()
+        async for name in self._store.list_dir(prefix):
+            name = METADATA if name == UNFINISHED else name
+            if name not in seen:
+                seen.add(name)
+                yield name
+
+
+def create(
+    url: str | Path,
+    group: str,
+    template: xr.Dataset,
+    chunks: Mapping[str, int],
+    shards: Mapping[str, int] | None = None,
+) -> None:
+    """Make a group's metadata and coordinates; its big variables wait, hidden, for `write` and `publish`.
+
+    Parameters
+    ----------
+    template : lazy variables (dask arrays, see `empty`) are laid out, in-memory ones (coordinates too) are written now
+    chunks, shards : cells along each dimension; a dimension left out is one chunk. A shard is a multiple of its chunk.
+
+    An array of the same name is removed first, and with it its being finished.
+    """
+    template = template.assign_coords({n: v.astype(object) for n, v in template.coords.items() if v.dtype.kind == "U"})
+    encoding = {name: _layout(variable, chunks, shards) for name, variable in template.variables.items()}
+    for name in template.variables:
+        _delete(base(url), f"{group}/{name}" if group else str(name))
+    lazy = template.chunk({}) if not template.chunks else template
+    lazy.to_zarr(
+        _Unfinished(base(url)),  # type: ignore[arg-type]
+        group=group,
+        mode="a",
+        compute=False,
+        consolidated=False,
+        zarr_format=3,
+        encoding={name: e for name, e in encoding.items() if name in lazy.variables},
+        safe_chunks=False,
+    )
+
+
+def empty(shape: Sequence[int], dtype: Any, fill: Any = np.nan) -> dask.array.Array:
+    """A lazy array to lay out in a template: no memory, no tasks worth the name."""
+    return dask.array.full(tuple(shape), fill, dtype=dtype, chunks=tuple(shape))
+
+
+def _layout(variable: xr.Variable, chunks: Mapping[str, int], shards: Mapping[str, int] | None) -> dict[str, Any]:
+    """xarray encoding of one variable: chunk, shard, codec, fill."""
+    if not variable.ndim:
+        return {}
+    is_float = np.issubdtype(variable.dtype, np.floating)
+    encoding: dict[str, Any] = {"compressors": (_COMPRESSOR,)} if variable.dtype.kind in "fiub" else {}
+    if is_float and variable.chunks is not None:
+        encoding["_FillValue"] = np.array(np.nan, dtype=variable.dtype)[()]
+    if variable.chunks is None:
+        return encoding
+    size = variable.sizes
+    chunk = tuple(min(int(chunks.get(str(d), size[d])), size[d]) for d in variable.dims)
+    encoding["chunks"] = chunk
+    if shards is not None:
+        wanted = (min(int(shards.get(str(d), size[d])), size[d]) for d in variable.dims)
+        encoding["shards"] = tuple(-(-s // c) * c for s, c in zip(wanted, chunk, strict=True))
+    return encoding
+
+
+def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], values: np.ndarray) -> str:
+    """Write whole shards of one array, finished or not; the checksum of the values comes back.
+
+    Raises
+    ------
+    StoreError
+        if the region cuts a shard: two writers of one shard would lose data silently.
+    """
+    array = zarr.open_array(store=_Unfinished(base(url)), path=_path(group, name), mode="r+")
+    for axis, (part, size, shard) in enumerate(zip(region, array.shape, array.shards or array.chunks, strict=True)):
+        start, stop, _ = part.indices(size)
+        if start % shard or (stop % shard and stop != size):
+            raise StoreError(f"{_path(group, name)}: axis {axis} must be written in multiples of its shard {shard}; got {start}:{stop}")
+    values = np.ascontiguousarray(values, dtype=array.dtype)
+    array[region] = values
+    return checksum(values)
+
+
+def read(url: str | Path, group: str, name: str, region: tuple[slice, ...] = ()) -> np.ndarray:
+    """Values of one array, finished or not."""
+    array = zarr.open_array(store=_Unfinished(base(url)), path=_path(group, name), mode="r")
+    return np.asarray(array[region] if region else array[...])
+
+
+def publish(url: str | Path, group: str, names: Sequence[str] | None = None) -> None:
+    """Make the arrays of a group visible, then the group, then the groups above it.
+
+    `names` limits the arrays (coordinates included where named); without it, all of the group.
+    """
+    store = base(url)
+    members = list(names) if names is not None else sync(_members(store, group))
+    paths = [_path(group, name) for name in members] + [group]
+    while group:
+        group = group.rpartition("/")[0]
+        paths.append(group)
+    for path in paths:
+        sync(_publish(store, path))
+
+
+async def _members(store: Store, group: str) -> list[str]:
+    names = [name async for name in store.list_dir(group)]
+    return sorted(name for name in names if name not in (METADATA, UNFINISHED))
+
+
+async def _publish(store: Store, path: str) -> None:
+    hidden = f"{path}/{UNFINISHED}" if path else UNFINISHED
+    document = await store.get(hidden, default_buffer_prototype())
+    if document is not None:
+        await store.set(f"{path}/{METADATA}" if path else METADATA, document)
+        await store.delete(hidden)
+
+
+def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Dataset:
+    """A finished group as a lazy Dataset.
+
+    Raises
+    ------
+    StoreError
+        where there is no such group, or it is not finished (unless `unfinished` asks for it all the same).
+    """
+    store = _Unfinished(base(url)) if unfinished else base(url)
+    try:
+        return xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
+    except (FileNotFoundError, KeyError):
+        where = f"{url}/{group}" if group else str(url)
+        if not unfinished and sync(base(url).exists(f"{group}/{UNFINISHED}" if group else UNFINISHED)):
+            raise StoreError(f"{where} is not finished: run the recipe again, it goes on where it stopped") from None
+        raise StoreError(f"{where} does not exist: run the stage that makes it first") from None
+
+
+def exists(url: str | Path, group: str, name: str = "") -> bool:
+    """Whether a group, or an array of it, is finished."""
+    path = _path(group, name) if name else group
+    return bool(sync(base(url).exists(f"{path}/{METADATA}" if path else METADATA)))
+
+
+def sweep(url: str | Path) -> int:
+    """Remove what a killed writer left behind (zarr's `*.partial` files); how many there were."""
+    if "://" in str(url) or not Path(url).is_dir():
+        return 0
+    leftovers = list(Path(url).rglob("*.partial"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def checksum(values: np.ndarray) -> str:
+    """BLAKE2b-128 of the values' bytes; NaNs count as they lie."""
+    return hashlib.blake2b(np.ascontiguousarray(values).view(np.uint8).reshape(-1), digest_size=16).hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """BLAKE2b-128 of JSON-able values: what a stage or a block was made from."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _path(group: str, name: str) -> str:
+    if not name:
+        raise InputError("an array needs a name")
+    return f"{group}/{name}" if group else name
+
+
+def _delete(store: Store, path: str) -> None:
+    """Remove an array, its metadata first so that no reader sees it half gone."""
+
+    async def remove() -> None:
+        for document in (METADATA, UNFINISHED):
+            await store.delete(f"{path}/{document}")
+        await store.delete_dir(path)
+
+    sync(remove())
