@@ -12,8 +12,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
+from pyproj import CRS
 
 from smscale.errors import InputError
+from smscale.grid import Grid
 
 Kind = Literal["continuous", "class", "direction"]
 Cadence = Literal["overpass", "eight_day", "sixteen_day", "static", "annual", "coordinate"]
@@ -184,3 +186,30 @@ def local_step(utc: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.n
     local = utc + np.round(wrapped * 240.0e9).astype("timedelta64[ns]")  # 240 s of solar time per degree
     local_date = local.astype("datetime64[D]")
     return local_date, (local - local_date) >= np.timedelta64(12, "h")
+
+
+def grid_coords(grid: Grid) -> dict[str, xr.DataArray]:
+    """CF coordinates of a grid: lat, lon; x and y in metres on EASE grids; `spatial_ref` on longitude-latitude ones.
+
+    An EASE cube lies on its longitudes and latitudes, which are no axes of EPSG:6933: its CRS stands in `attrs["crs"]`
+    of the Dataset (see `grid_attrs`), and x, y beside lon, lat.
+    """
+    coords = {
+        "lat": xr.DataArray(grid.lat, dims="lat", attrs={"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+        "lon": xr.DataArray(grid.lon, dims="lon", attrs={"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"}),
+    }
+    if grid.x is not None and grid.y is not None:
+        coords["y"] = xr.DataArray(grid.y, dims="lat", attrs={"standard_name": "projection_y_coordinate", "units": "m"})
+        coords["x"] = xr.DataArray(grid.x, dims="lon", attrs={"standard_name": "projection_x_coordinate", "units": "m"})
+        return coords
+    west, _, _, north = grid.bounds
+    step = (grid.lon_edges[-1] - grid.lon_edges[0]) / grid.shape[1]
+    reference = CRS.from_user_input(grid.crs).to_cf()
+    reference["GeoTransform"] = f"{west!r} {step!r} 0.0 {north!r} 0.0 {-step!r}"
+    coords["spatial_ref"] = xr.DataArray(np.int32(0), attrs=reference)
+    return coords
+
+
+def grid_attrs(grid: Grid) -> dict[str, str]:
+    """Attributes of a Dataset on a grid."""
+    return {"crs": grid.crs, "Conventions": "CF-1.11"}

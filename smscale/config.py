@@ -1,0 +1,324 @@
+"""Recipes: values only, read from YAML into frozen dataclasses, checked key by key.
+
+An unknown key, a wrong type or an impossible value gives one line: the key, what was found, what is expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from smscale import schema
+from smscale.errors import RecipeError
+
+MODELS = ("gabp", "cnn", "rf", "xgb")
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """The fine grid: cells of `step` degrees, or EASE-Grid 2.0 cells of `resolution` km."""
+
+    kind: Literal["latlon", "ease2"] = "latlon"
+    step: float = 0.01
+    resolution: int = 9
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Cells of one chunk along time, lat and lon, and chunks of one shard along each: a shard is one block of work."""
+
+    time: int = 1
+    lat: int = 100
+    lon: int = 100
+    shard: tuple[int, int, int] = (10, 1, 1)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"time": self.time, "lat": self.lat, "lon": self.lon}
+
+    @property
+    def shards(self) -> dict[str, int]:
+        return {name: size * n for (name, size), n in zip(self.sizes.items(), self.shard, strict=True)}
+
+
+@dataclass(frozen=True)
+class Smap:
+    quality: Literal["strict", "paper", "weighted"] = "paper"
+    algorithm: str | None = None
+
+
+@dataclass(frozen=True)
+class Modis:
+    quality: Literal["strict", "paper", "none"] = "paper"
+    never_later: bool = False
+
+
+@dataclass(frozen=True)
+class Match:
+    """How fine predictors and 36 km retrievals meet.
+
+    min_valid_fraction holds for every predictor but LST, which clouds hide: that has its own.
+    """
+
+    min_valid_fraction: float = 0.5
+    min_lst_valid_fraction: float = 0.5
+    exclude_land_cover: tuple[int, ...] = (schema.URBAN, schema.SNOW_ICE, schema.WATER)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is held out to score the models (validation) and inside of it to choose (inner)."""
+
+    validation: Literal["random", "time-block", "space-block"] = "random"
+    fraction: float = 0.3
+    block_days: int = 10
+    block_cells: int = 3
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Station residuals spread over the map."""
+
+    holdout: float = 0.3
+    holdout_unit: Literal["station", "record"] = "station"
+    residuals: tuple[Literal["difference", "ratio"], ...] = ("difference", "ratio")
+    interpolators: tuple[Literal["kriging", "idw"], ...] = ("kriging", "idw")
+    variogram: str = "exponential"
+    neighbours: int | None = None
+    idw_neighbours: int = 12
+    idw_power: float = 2.0
+    systematic: Literal["none", "network-mean", "station-mean"] = "none"
+    tolerance_hours: float = 1.0
+    bounds: tuple[float, float] = (0.0, 0.6)
+
+
+@dataclass(frozen=True)
+class Resources:
+    workers: int | None = None
+    memory_per_worker: str = "1.5GiB"
+
+
+@dataclass(frozen=True)
+class Coarsened:
+    """A coarse target made from a fine field that is its own truth (a recovery experiment)."""
+
+    file: str = ""
+    variable: str = "soil_moisture"
+    elevation: str = ""
+    land_cover: str = ""
+    with_surface_temperature: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run is made from. `path` is where it was read; paths in it are relative to that."""
+
+    name: str
+    title: str = ""
+    region: tuple[float, float, float, float] | None = None
+    outline: str | None = None
+    period: tuple[str, str] | None = None
+    inputs: str | None = None
+    world: str | None = None
+    recovery: Coarsened | None = None
+    seed: int = 0
+    grid: GridSpec = GridSpec()
+    chunks: Chunks = Chunks()
+    smap: Smap = Smap()
+    modis: Modis = Modis()
+    predictors: tuple[str, ...] = schema.PAPER_PREDICTORS
+    match: Match = Match()
+    split: Split = Split()
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in MODELS})
+    fusion: Fusion = Fusion()
+    resources: Resources = Resources()
+    assumed: tuple[str, ...] = ()
+    path: str = ""
+
+    def resolve(self, relative: str) -> Path:
+        """A path of the recipe, relative to the recipe's folder."""
+        return (Path(self.path).parent / relative).expanduser()
+
+    def part(self, *names: str) -> dict[str, Any]:
+        """Plain values of some keys: what a stage's fingerprint is made from."""
+        values = dataclasses.asdict(self)
+        return {name: values[name] for name in names}
+
+
+def read(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; `settings` are `key.subkey=value` pairs that replace values of the file.
+
+    Raises
+    ------
+    RecipeError
+        in one line, for a missing or unreadable file and for every wrong key or value.
+    """
+    path = Path(path)
+    values = read_yaml(path)
+    for setting in settings:
+        _set(values, setting)
+    recipe = build(Recipe, {**values, "path": str(path.resolve())}, where=path.name)
+    _check(recipe, path.name)
+    return recipe
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"recipe not found: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def build(cls: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
+    """A dataclass from a mapping; its type hints are the check."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"expected one of {', '.join(n for n in names if n != 'path')}"
+            raise RecipeError(f"{where}: unknown key {prefix}{key}; {hint}")
+    for f in dataclasses.fields(cls):
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise RecipeError(f"{where}: key {prefix}{f.name} is missing; expected {_spell(hints[f.name])}")
+    return cls(**{k: _convert(hints[k], v, where, f"{prefix}{k}") for k, v in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as the type that the hint asks for, or one clear line."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    wrong = RecipeError(f"{where}: key {key}: found {value!r}, expected {_spell(hint)}")
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where, key)
+    if origin is Literal:
+        if value not in args:
+            raise wrong
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise wrong
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise wrong
+        return tuple(_convert(h, v, where, f"{key}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise wrong
+        return build(typing.cast(type, hint), value, where, f"{key}.")
+    if origin is not None:  # a Mapping of model settings: values are checked by the model
+        if not isinstance(value, Mapping):
+            raise wrong
+        return {str(k): dict(v or {}) if isinstance(v or {}, Mapping) else v for k, v in value.items()}
+    return _scalar(hint, value, wrong)
+
+
+def _scalar(hint: Any, value: Any, wrong: RecipeError) -> Any:
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, date):
+        return value.isoformat()
+    if hint is Any or (isinstance(value, hint) and not (hint is int and isinstance(value, bool))):
+        return value
+    raise wrong
+
+
+def _spell(hint: Any) -> str:
+    """A type hint in words."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("nothing" if a is type(None) else _spell(a) for a in args)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(a) for a in args)
+    if origin is tuple:
+        return f"a list of {_spell(args[0])}s" if args[-1] is Ellipsis else f"a list of {len(args)}: " + ", ".join(map(_spell, args))
+    if origin is not None or dataclasses.is_dataclass(hint):
+        return "keys and values"
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    """Apply one `key.subkey=value`, the value read as YAML."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {setting}: expected key=value, as fusion.holdout=0.2")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            child = values[parent] = {}
+        values = child
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {setting}: {text!r} is not a YAML value") from None
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """What types cannot say."""
+
+    def refuse(key: str, found: Any, expected: str) -> typing.NoReturn:
+        raise RecipeError(f"{where}: key {key}: found {found!r}, expected {expected}")
+
+    given = [key for key in ("inputs", "world", "recovery") if getattr(recipe, key)]
+    if len(given) != 1:
+        raise RecipeError(
+            f"{where}: expected exactly one of inputs (a folder of raw files), world (a nature run), recovery; found {' and '.join(given) or 'none'}"
+        )
+    if not recipe.name or any(c in recipe.name for c in "/\\ "):
+        refuse("name", recipe.name, "a name without spaces or slashes")
+    if recipe.inputs:
+        if recipe.region is None and recipe.outline is None:
+            raise RecipeError(f"{where}: key region is missing; expected [west, south, east, north] in degrees")
+        if recipe.period is None:
+            raise RecipeError(f"{where}: key period is missing; expected [first day, last day], as [2017-06-10, 2017-11-30]")
+    if recipe.region is not None:
+        w, s, e, n = recipe.region
+        if not (-180 <= w < e <= 360 and -90 <= s < n <= 90):
+            refuse("region", list(recipe.region), "[west, south, east, north] in degrees with west < east and south < north")
+    if recipe.period is not None:
+        try:
+            first, last = (date.fromisoformat(d) for d in recipe.period)
+        except ValueError:
+            refuse("period", list(recipe.period), "two ISO dates, as [2017-06-10, 2017-11-30]")
+        if last < first:
+            refuse("period", list(recipe.period), "a first day that is not after the last")
+    for name in recipe.predictors:
+        if name not in schema.VARIABLES or name in ("soil_moisture", "lst_view_time"):
+            near = difflib.get_close_matches(name, schema.PAPER_PREDICTORS, 1)
+            refuse("predictors", name, f"predictors among {', '.join(schema.PAPER_PREDICTORS)}" + (f"; did you mean {near[0]}?" if near else ""))
+    if not recipe.predictors or len(set(recipe.predictors)) != len(recipe.predictors):
+        refuse("predictors", list(recipe.predictors), "at least one predictor, each once")
+    for name in recipe.models:
+        if name not in MODELS:
+            refuse("models", name, f"models among {', '.join(MODELS)}")
+    if not recipe.models:
+        refuse("models", {}, f"at least one of {', '.join(MODELS)}")
+    for key, value in {
+        "match.min_valid_fraction": recipe.match.min_valid_fraction,
+        "match.min_lst_valid_fraction": recipe.match.min_lst_valid_fraction,
+        "split.fraction": recipe.split.fraction,
+        "fusion.holdout": recipe.fusion.holdout,
+    }.items():
+        if not 0 < value < 1:
+            refuse(key, value, "a fraction between 0 and 1")
+    if min(recipe.chunks.time, recipe.chunks.lat, recipe.chunks.lon, *recipe.chunks.shard) < 1:
+        refuse("chunks", dataclasses.asdict(recipe.chunks), "whole numbers of at least 1")

@@ -1,0 +1,236 @@
+"""A workspace: the directory that a run fills, and `smscale.open`, which shows what is in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from smscale import schema, store
+from smscale.blocks import Ledger, write_text
+from smscale.errors import InputError, StoreError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of one run lies (DESIGN of the workspace: docs/data-contracts.md)."""
+
+    root: Path
+
+    @property
+    def cube(self) -> Path:
+        return self.root / "cube.zarr"
+
+    @property
+    def maps_path(self) -> Path:
+        return self.root / "maps.zarr"
+
+    @property
+    def samples_path(self) -> Path:
+        return self.root / "samples.parquet"
+
+    def model(self, name: str) -> Path:
+        return self.root / "models" / name
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def ledger(self, stage: str) -> Ledger:
+        return Ledger(self.root / "ledger" / stage)
+
+    # -- stages ---------------------------------------------------------------------------------
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """The record of a finished stage: its fingerprint and its report."""
+        return self._json(self.root / "ledger" / f"{stage}.json")
+
+    def finish(self, stage: str, fingerprint: str, report: Mapping[str, Any]) -> None:
+        """Enter a stage as finished."""
+        record = {"stage": stage, "fingerprint": fingerprint, "report": report}
+        write_text(self.root / "ledger" / f"{stage}.json", json.dumps(record, sort_keys=True, indent=1))
+
+    def begin(self, stage: str, fingerprint: str) -> bool:
+        """Whether a stage begins anew: True, and the old record is gone, unless it was prepared from the same things."""
+        prepared = self._json(self.root / "ledger" / f"{stage}.prepared.json")
+        if prepared is not None and prepared["fingerprint"] == fingerprint:
+            return False
+        for suffix in (".json", ".prepared.json"):
+            (self.root / "ledger" / f"{stage}{suffix}").unlink(missing_ok=True)
+        return True
+
+    def prepared(self, stage: str, fingerprint: str) -> None:
+        """Enter that a stage's empty arrays stand: an interrupted stage goes on from here."""
+        write_text(self.root / "ledger" / f"{stage}.prepared.json", json.dumps({"fingerprint": fingerprint}))
+
+    @staticmethod
+    def _json(path: Path) -> dict[str, Any] | None:
+        try:
+            return json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the workspace: a second run is refused. The claim ends with the process, however it ends."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise StoreError(f"{self.root} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, or name another --workspace") from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+            lock.flush()
+            yield
+
+    # -- contents -------------------------------------------------------------------------------
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that the run was made from, as plain values."""
+        values = self._json(self.root / "ledger" / "recipe.json")
+        if values is None:
+            raise StoreError(f"{self.root} is no smscale workspace: it holds no ledger/recipe.json")
+        return values
+
+    @cached_property
+    def fine(self) -> dict[str, xr.Dataset]:
+        """The fine cubes by cadence: overpass, eight_day, sixteen_day (time, lat, lon), static (lat, lon)."""
+        groups = {}
+        for cadence in schema.CADENCES:
+            if store.exists(self.cube, f"fine/{cadence}"):
+                cube = store.open_group(self.cube, f"fine/{cadence}")
+                groups[cadence] = _labelled(cube["values"])
+        return groups
+
+    @property
+    def land_cover(self) -> xr.DataArray:
+        """IGBP class (year, lat, lon) uint8, 255 where unknown."""
+        return store.open_group(self.cube, "fine/land_cover")["land_cover"]
+
+    @cached_property
+    def coarse(self) -> xr.Dataset:
+        """Retrievals and upscaled predictors (time, lat, lon) on the coarse grid."""
+        return store.open_group(self.cube, "coarse")
+
+    @cached_property
+    def stations(self) -> xr.Dataset:
+        """Station soil moisture (station, time), m3 m-3."""
+        return store.open_group(self.cube, "stations")
+
+    @cached_property
+    def maps(self) -> xr.Dataset:
+        """Model maps, fused maps and their status (time, lat, lon)."""
+        return store.open_group(self.maps_path, "")
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """The matched training table."""
+        return pd.read_parquet(self.samples_path)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The scores of the report."""
+        values = self._json(self.report / "metrics.json")
+        if values is None:
+            raise StoreError(f"{self.report}/metrics.json does not exist: run the evaluate stage first")
+        return values
+
+    @cached_property
+    def steps(self) -> xr.Dataset:
+        """The overpass steps: coordinates time, overpass, local_date, day_sequence, day_of_year."""
+        cube = store.open_group(self.cube, "fine/overpass")
+        return cube.drop_vars([n for n in cube.variables if n not in ("time", *STEP_COORDINATES)])
+
+    def predictors(self, time: Any = None) -> xr.DataArray:
+        """The lazy (time, lat, lon, variable) view of the recipe's predictors, each cadence matched to the overpass steps.
+
+        Parameters
+        ----------
+        time : a label, list or slice of overpass steps as xarray's `sel` takes it; all of them if not given
+        """
+        steps = self.steps if time is None else self.steps.sel(time=time)
+        steps = steps if "time" in steps.dims else steps.expand_dims("time")
+        never_later = bool(self.recipe["modis"]["never_later"])
+        planes = [predictor_plane(self, name, steps, never_later) for name in self.recipe["predictors"]]
+        names = xr.DataArray(list(self.recipe["predictors"]), dims="variable", name="variable")
+        aligned = xr.broadcast(*planes)
+        return xr.concat([p.transpose("time", "lat", "lon") for p in aligned], dim=names).transpose("time", "lat", "lon", "variable")
+
+
+STEP_COORDINATES = ("overpass", "local_date", "day_sequence", "day_of_year")
+
+
+def open_workspace(workspace: str | Path) -> Workspace:
+    """Open a workspace.
+
+    Raises
+    ------
+    StoreError
+        if the directory holds no run.
+    """
+    found = Workspace(Path(workspace))
+    _ = found.recipe
+    return found
+
+
+def _labelled(values: xr.DataArray) -> xr.Dataset:
+    """One variable per label of the last dimension, with the schema's attributes."""
+    data = values.to_dataset("variable")
+    return data.assign({str(n): data[n].assign_attrs(schema.VARIABLES[str(n)].attrs) for n in data.data_vars}).assign_attrs(values.attrs)
+
+
+def nearest_index(times: np.ndarray, steps: np.ndarray, never_later: bool = False) -> np.ndarray:
+    """(n_steps,) int: the entry of `times` nearest to each step; with `never_later`, the last that is not later.
+
+    Raises
+    ------
+    InputError
+        if there is nothing to choose from.
+    """
+    times, steps = np.asarray(times, "datetime64[ns]"), np.asarray(steps, "datetime64[ns]")
+    if not times.size:
+        raise InputError("no composite to match with the overpass steps")
+    gap = (times[None, :] - steps[:, None]).astype(np.int64)
+    if never_later:
+        gap = np.where(gap > 0, np.iinfo(np.int64).max, gap)
+        return np.where((gap <= 0).any(axis=1), np.abs(gap).argmin(axis=1), -1)
+    return np.abs(gap).argmin(axis=1)
+
+
+def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_later: bool) -> xr.DataArray:
+    """One predictor, lazy, broadcastable against (time, lat, lon) of the steps."""
+    static = workspace.fine["static"]
+    if name in ("longitude", "latitude"):
+        axis = static["lon" if name == "longitude" else "lat"]
+        return axis.drop_vars("spatial_ref", errors="ignore").astype(np.float32)
+    if name == "day_sequence":
+        return steps["day_sequence"].astype(np.float32).reset_coords(drop=True)
+    if name == "overpass":
+        return (steps["overpass"] == "PM").astype(np.float32).reset_coords(drop=True)
+    if name == "land_cover":
+        years = workspace.land_cover
+        pick = np.abs(years["year"].values[None, :] - steps["local_date"].dt.year.values[:, None]).argmin(axis=1)
+        chosen = years.isel(year=xr.DataArray(pick, dims="time", coords={"time": steps["time"]}))
+        return chosen.where(chosen != schema.LAND_COVER_FILL).astype(np.float32).reset_coords(drop=True)
+    cadence = schema.VARIABLES[name].cadence
+    plane = workspace.fine[cadence][name].reset_coords(drop=True)
+    if cadence == "static":
+        return plane
+    if cadence == "overpass":
+        return plane.sel(time=steps["time"]).reset_coords(drop=True)
+    pick = nearest_index(plane["time"].values, steps["time"].values, never_later)
+    chosen = plane.isel(time=xr.DataArray(np.maximum(pick, 0), dims="time", coords={"time": steps["time"]}))
+    return chosen.where(xr.DataArray(pick >= 0, dims="time", coords={"time": steps["time"]})).reset_coords(drop=True)
