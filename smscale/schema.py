@@ -203,9 +203,9 @@ def grid_coords(grid: Grid) -> dict[str, xr.DataArray]:
         coords["x"] = xr.DataArray(grid.x, dims="lon", attrs={"standard_name": "projection_x_coordinate", "units": "m"})
         return coords
     west, _, _, north = grid.bounds
-    step = (grid.lon_edges[-1] - grid.lon_edges[0]) / grid.shape[1]
+    step = float(grid.lon_edges[-1] - grid.lon_edges[0]) / grid.shape[1]
     reference = CRS.from_user_input(grid.crs).to_cf()
-    reference["GeoTransform"] = f"{west!r} {step!r} 0.0 {north!r} 0.0 {-step!r}"
+    reference["GeoTransform"] = f"{west} {step} 0.0 {north} 0.0 {-step}"
     coords["spatial_ref"] = xr.DataArray(np.int32(0), attrs=reference)
     return coords
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,11 @@ def create(
     template : lazy variables (dask arrays, see `empty`) are laid out, in-memory ones (coordinates too) are written now
     chunks, shards : cells along each dimension; a dimension left out is one chunk. A shard is a multiple of its chunk.
 
-    An array of the same name is removed first, and with it its being finished.
+    An array of the same name is removed first, and with it its being finished; finished coordinates stay (`remove`
+    clears a group whose grid or period is another).
     """
+    finished = [name for name in template.coords if exists(url, group, str(name))]
+    template = template.drop_vars(finished)
     template = template.assign_coords({n: v.astype(object) for n, v in template.coords.items() if v.dtype.kind == "U"})
     encoding = {name: _layout(variable, chunks, shards) for name, variable in template.variables.items()}
     for name in template.variables:
@@ -189,7 +193,9 @@ def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Data
     """
     store = _Unfinished(base(url)) if unfinished else base(url)
     try:
-        return xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Object at .* is not recognized")  # unfinished arrays beside finished ones
+            return xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
     except (FileNotFoundError, KeyError):
         where = f"{url}/{group}" if group else str(url)
         if not unfinished and sync(base(url).exists(f"{group}/{UNFINISHED}" if group else UNFINISHED)):
@@ -224,6 +230,11 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def remove(url: str | Path, group: str) -> None:
+    """Remove a group and all that is in it."""
+    _delete(base(url), group)
+
+
 def _path(group: str, name: str) -> str:
     if not name:
         raise InputError("an array needs a name")
@@ -233,9 +244,9 @@ def _path(group: str, name: str) -> str:
 def _delete(store: Store, path: str) -> None:
     """Remove an array, its metadata first so that no reader sees it half gone."""
 
-    async def remove() -> None:
+    async def delete() -> None:
         for document in (METADATA, UNFINISHED):
-            await store.delete(f"{path}/{document}")
+            await store.delete(f"{path}/{document}" if path else document)
         await store.delete_dir(path)
 
-    sync(remove())
+    sync(delete())

@@ -1,0 +1,96 @@
+"""What every stage stands on: the recipe, the workspace, the workers, and how a stage is done once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smscale import blocks, store
+from smscale.blocks import Task
+from smscale.config import Recipe
+from smscale.errors import RecipeError, StoreError
+from smscale.workspace import Workspace
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe in a workspace."""
+
+    recipe: Recipe
+    workspace: Workspace
+    client: Client | None = None
+    progress: bool = True
+    say: Callable[[str], Any] = lambda text: None
+
+    def stage(self, name: str, fingerprint: str, prepare: Callable[[], Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do a stage once.
+
+        Parameters
+        ----------
+        fingerprint : of everything that the stage is made from, the stages before it included
+        prepare : clears what an older run left and lays out the empty arrays; done once per fingerprint
+        work : does the blocks that the ledger does not hold, publishes, returns the report
+
+        Returns
+        -------
+        the stage's report: counts, problems, scores
+        """
+        done = self.workspace.finished(name)
+        if done is not None and done["fingerprint"] == fingerprint:
+            self.say(f"{name:<10} nothing to do\n")
+            return done["report"]
+        if self.workspace.begin(name, fingerprint):
+            prepare()
+            self.workspace.prepared(name, fingerprint)
+        report = work()
+        self.workspace.finish(name, fingerprint, report)
+        return report
+
+    def blocks(self, stage: str, tasks: Sequence[Task], label: str = "") -> dict[str, Any]:
+        """Results of a stage's tasks by key."""
+        return blocks.run(tasks, self.workspace.ledger(stage), self.client, label or stage, self.progress).results
+
+    def upstream(self, stage: str) -> str:
+        """Fingerprint of a finished earlier stage.
+
+        Raises
+        ------
+        StoreError
+            if it is not finished.
+        """
+        done = self.workspace.finished(stage)
+        if done is None:
+            raise StoreError(f"stage {stage} is not finished in {self.workspace.root}: run without --only, or with --only {stage} first")
+        return str(done["fingerprint"])
+
+
+def files_fingerprint(paths: Sequence[str | Path]) -> str:
+    """Of input files by name, size and time of change: their contents are not read."""
+    stats = [(Path(p).name, Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p in sorted(map(str, paths))]
+    return store.fingerprint(stats)
+
+
+def claim(recipe: Recipe, workspace: Workspace, fresh: bool) -> None:
+    """Write down the recipe that the workspace belongs to.
+
+    Raises
+    ------
+    RecipeError
+        if the workspace holds another recipe's run.
+    """
+    path = workspace.root / "ledger" / "recipe.json"
+    if not fresh and path.is_file():
+        try:
+            held = json.loads(path.read_text()).get("name")
+        except ValueError:
+            held = recipe.name
+        if held != recipe.name:
+            raise RecipeError(f"{workspace.root} holds the run of recipe {held!r}, not {recipe.name!r}: name another --workspace, or --fresh to replace it")
+    values = recipe.part(*(f for f in recipe.__dataclass_fields__ if f != "path"))
+    blocks.write_text(path, json.dumps(values, sort_keys=True, indent=1))
