@@ -23,7 +23,7 @@ _WHERE = {
     "scores": ("smscale.evaluate.scores", "scores"),
 }
 
-__all__ = [*_WHERE, "__version__"]  # noqa: PLE0604
+__all__ = [*_WHERE, "__version__"]
 
 if TYPE_CHECKING:
     from smscale.evaluate.scores import scores as scores

@@ -78,8 +78,16 @@ class Outcome:
     done_before: int = 0
 
 
-def run(tasks: Sequence[Task], ledger: Ledger, client: Client | None = None, label: str = "", progress: bool = True) -> Outcome:
+def run(
+    tasks: Sequence[Task],
+    ledger: Ledger,
+    client: Client | Callable[[], Client | None] | None = None,
+    label: str = "",
+    progress: bool = True,
+) -> Outcome:
     """Do what the ledger does not hold, on the client's workers or in this process.
+
+    `client` may be a function that makes one: it is called only where there is something to do.
 
     Raises
     ------
@@ -98,8 +106,11 @@ def run(tasks: Sequence[Task], ledger: Ledger, client: Client | None = None, lab
         if record is None:
             todo.append(task)
     outcome.done_before = len(tasks) - len(todo)
-    finished = _on_client(todo, client) if client is not None else _here(todo)
-    with tqdm(total=len(tasks), initial=outcome.done_before, desc=label, unit="block", disable=not progress or not todo) as bar:
+    client = client() if todo and callable(client) else client
+    finished = _on_client(todo, client) if todo and client is not None and not callable(client) else _here(todo)
+    with tqdm(
+        total=len(tasks), initial=outcome.done_before, desc=label, unit="block", disable=not progress or not todo
+    ) as bar:
         for task, result, seconds in finished:
             ledger.enter(task, result, seconds)
             outcome.results[task.key] = result
@@ -130,8 +141,10 @@ def _on_client(tasks: Sequence[Task], client: Client) -> Iterator[tuple[Task, An
         task = next(queue, None)
         if task is None:
             return False
-        future = client.submit(_timed, task.call, task.args, pure=False, retries=RETRIES, key=f"{task.key}-{os.urandom(6).hex()}")
-        flying[future.key] = task
+        future = client.submit(
+            _timed, task.call, task.args, pure=False, retries=RETRIES, key=f"{task.key}-{os.urandom(6).hex()}"
+        )
+        flying[str(future.key)] = task
         completed.add(future)
         return True
 
@@ -140,7 +153,7 @@ def _on_client(tasks: Sequence[Task], client: Client) -> Iterator[tuple[Task, An
         pass
     try:
         for future in completed:
-            task = flying.pop(future.key)
+            task = flying.pop(str(future.key))
             result, seconds = _result(future, task)
             submit()
             yield task, result, seconds

@@ -34,16 +34,26 @@ def entry() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="smscale", description="36 km SMAP soil moisture to 1 km maps, merged with stations.")
+    parser = argparse.ArgumentParser(
+        prog="smscale", description="36 km SMAP soil moisture to 1 km maps, merged with stations."
+    )
     parser.add_argument("--version", action="version", version=f"smscale {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a recipe: raw files in, maps and report out")
     run.add_argument("recipe", help="a YAML recipe, as pipelines/demo.yaml")
     run.add_argument("--workspace", metavar="W", help="where results go (default: runs/NAME)")
-    run.add_argument("--cluster", default="local", metavar="WHERE", help="local (default), tcp://host:port or tls://host:port")
+    run.add_argument(
+        "--cluster", default="local", metavar="WHERE", help="local (default), tcp://host:port or tls://host:port"
+    )
     run.add_argument("--only", choices=STAGES, metavar="STAGE", help=f"just this stage: {', '.join(STAGES)}")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value of the recipe, as fusion.holdout=0.2")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a value of the recipe, as fusion.holdout=0.2",
+    )
     run.add_argument("--fresh", action="store_true", help="forget what an earlier run finished")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
     run.set_defaults(command=_run)
@@ -51,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     simulate = commands.add_parser("simulate", help="write a nature run: product files with the 1 km truth beside them")
     simulate.add_argument("world", help="a YAML world, as pipelines/worlds/demo.yaml")
     simulate.add_argument("out", help="the folder to write")
-    simulate.add_argument("--cluster", default="local", metavar="WHERE", help="local (default), tcp://host:port or tls://host:port")
+    simulate.add_argument(
+        "--cluster", default="local", metavar="WHERE", help="local (default), tcp://host:port or tls://host:port"
+    )
     simulate.add_argument("--quiet", action="store_true", help="no progress bars")
     simulate.set_defaults(command=_simulate)
     return parser
@@ -64,14 +76,28 @@ def _run(options: argparse.Namespace) -> int:
     recipe = config.read(options.recipe, options.set)
     workspace = Workspace(Path(options.workspace or f"runs/{recipe.name}").absolute())
     say = sys.stdout.write
-    pipeline.run(recipe, workspace, cluster=options.cluster, only=options.only, fresh=options.fresh, progress=not options.quiet, say=say)
+    pipeline.run(
+        recipe,
+        workspace,
+        cluster=options.cluster,
+        only=options.only,
+        fresh=options.fresh,
+        progress=not options.quiet,
+        say=say,
+    )
     return 0
 
 
 def _simulate(options: argparse.Namespace) -> int:
     from smscale import pipeline
 
-    pipeline.simulate(Path(options.world), Path(options.out).absolute(), cluster=options.cluster, progress=not options.quiet, say=sys.stdout.write)
+    pipeline.simulate(
+        Path(options.world),
+        Path(options.out).absolute(),
+        cluster=options.cluster,
+        progress=not options.quiet,
+        say=sys.stdout.write,
+    )
     return 0
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
@@ -56,6 +56,22 @@ def connect(where: str = "local", workers: int | None = None, memory_per_worker:
         ) as cluster,
         Client(cluster) as client,
     ):
+        yield client
+
+
+@contextmanager
+def when_needed(
+    where: str | None, workers: int | None, memory_per_worker: str
+) -> Iterator[Callable[[], Client | None]]:
+    """A function that connects when it is first called; what it made ends with the context. None as `where`: no cluster."""
+    with ExitStack() as stack:
+        made: list[Client] = []
+
+        def client() -> Client | None:
+            if where is not None and not made:
+                made.append(stack.enter_context(connect(where, workers, memory_per_worker)))
+            return made[0] if made else None
+
         yield client
 
 

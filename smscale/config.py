@@ -76,10 +76,20 @@ class Match:
 
 @dataclass(frozen=True)
 class Split:
-    """What is held out to score the models (validation) and inside of it to choose (inner)."""
+    """What is held out to score the models, and how models are chosen without it.
+
+    validation : rows that score and choose nothing; of them `fraction`
+    inner : blocks that the folds inside the training side keep whole (as `validation`, if not given)
+    compare : further splits on which every model is fitted and scored, side by side, in `folds` folds
+    block_days, block_cells : sides of a block
+    """
 
     validation: Literal["random", "time-block", "space-block"] = "random"
     fraction: float = 0.3
+    inner: Literal["random", "time-block", "space-block"] | None = None
+    inner_folds: int = 3
+    compare: tuple[Literal["random", "time-block", "space-block", "space-time"], ...] = ()
+    folds: int = 3
     block_days: int = 10
     block_cells: int = 3
 
@@ -98,7 +108,6 @@ class Fusion:
     idw_power: float = 2.0
     systematic: Literal["none", "network-mean", "station-mean"] = "none"
     tolerance_hours: float = 1.0
-    bounds: tuple[float, float] = (0.0, 0.6)
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,7 @@ class Recipe:
     split: Split = Split()
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in MODELS})
     fusion: Fusion = Fusion()
+    bounds: tuple[float, float] = (0.0, 0.6)
     resources: Resources = Resources()
     assumed: tuple[str, ...] = ()
     path: str = ""
@@ -193,7 +203,11 @@ def build(cls: type, values: Mapping[str, Any], where: str, prefix: str = "") ->
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, 1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"expected one of {', '.join(n for n in names if n != 'path')}"
+            hint = (
+                f"did you mean {prefix}{near[0]}?"
+                if near
+                else f"expected one of {', '.join(n for n in names if n != 'path')}"
+            )
             raise RecipeError(f"{where}: unknown key {prefix}{key}; {hint}")
     for f in dataclasses.fields(cls):
         if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
@@ -249,7 +263,11 @@ def _spell(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(repr(a) for a in args)
     if origin is tuple:
-        return f"a list of {_spell(args[0])}s" if args[-1] is Ellipsis else f"a list of {len(args)}: " + ", ".join(map(_spell, args))
+        return (
+            f"a list of {_spell(args[0])}s"
+            if args[-1] is Ellipsis
+            else f"a list of {len(args)}: " + ", ".join(map(_spell, args))
+        )
     if origin is not None or dataclasses.is_dataclass(hint):
         return "keys and values"
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))
@@ -289,11 +307,17 @@ def _check(recipe: Recipe, where: str) -> None:
         if recipe.region is None and recipe.outline is None:
             raise RecipeError(f"{where}: key region is missing; expected [west, south, east, north] in degrees")
         if recipe.period is None:
-            raise RecipeError(f"{where}: key period is missing; expected [first day, last day], as [2017-06-10, 2017-11-30]")
+            raise RecipeError(
+                f"{where}: key period is missing; expected [first day, last day], as [2017-06-10, 2017-11-30]"
+            )
     if recipe.region is not None:
         w, s, e, n = recipe.region
         if not (-180 <= w < e <= 360 and -90 <= s < n <= 90):
-            refuse("region", list(recipe.region), "[west, south, east, north] in degrees with west < east and south < north")
+            refuse(
+                "region",
+                list(recipe.region),
+                "[west, south, east, north] in degrees with west < east and south < north",
+            )
     if recipe.period is not None:
         try:
             first, last = (date.fromisoformat(d) for d in recipe.period)
@@ -304,7 +328,12 @@ def _check(recipe: Recipe, where: str) -> None:
     for name in recipe.predictors:
         if name not in schema.VARIABLES or name in ("soil_moisture", "lst_view_time"):
             near = difflib.get_close_matches(name, schema.PAPER_PREDICTORS, 1)
-            refuse("predictors", name, f"predictors among {', '.join(schema.PAPER_PREDICTORS)}" + (f"; did you mean {near[0]}?" if near else ""))
+            refuse(
+                "predictors",
+                name,
+                f"predictors among {', '.join(schema.PAPER_PREDICTORS)}"
+                + (f"; did you mean {near[0]}?" if near else ""),
+            )
     if not recipe.predictors or len(set(recipe.predictors)) != len(recipe.predictors):
         refuse("predictors", list(recipe.predictors), "at least one predictor, each once")
     for name in recipe.models:

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +38,7 @@ _EASE2_TRUE_LAT = np.deg2rad(30.0)
 _K0 = np.cos(_EASE2_TRUE_LAT) / np.sqrt(1 - _E2 * np.sin(_EASE2_TRUE_LAT) ** 2)
 
 #: EASE-Grid 2.0 global: nominal km -> (columns, rows, cell size in metres), NSIDC's grid parameter definitions.
-#: All resolutions share the 36 km grid's outer edges.
+#: All but the 25 km grid share the 36 km grid's outer edges.
 EASE2_GRIDS = {
     36: (964, 406, 36032.220840584),
     25: (1388, 584, 25025.2600081),
@@ -95,8 +99,8 @@ class Grid:
     lon_edges: Floats
     lat_edges: Floats
     crs: str = "EPSG:4326"
-    lon: Floats = field(default=None)  # type: ignore[assignment]
-    lat: Floats = field(default=None)  # type: ignore[assignment]
+    lon: Floats = field(default=None)  # type: ignore[assignment,arg-type]
+    lat: Floats = field(default=None)  # type: ignore[assignment,arg-type]
     x: Floats | None = None
     y: Floats | None = None
     row0: int = 0
@@ -184,8 +188,8 @@ class Grid:
     @classmethod
     def _ease2_window(cls, resolution: int, row0: int, row1: int, col0: int, col1: int) -> Grid:
         columns, rows, size = EASE2_GRIDS[resolution]
-        x = (np.arange(col0, col1) + 0.5 - columns / 2) * size
-        y = (rows / 2 - np.arange(row0, row1) - 0.5) * size
+        x: Floats = (np.arange(col0, col1, dtype=np.float64) + 0.5 - columns / 2) * size
+        y: Floats = (rows / 2 - np.arange(row0, row1, dtype=np.float64) - 0.5) * size
         lon_edges, _ = ease2_inverse((np.arange(col0, col1 + 1) - columns / 2) * size, 0.0)
         _, lat_edges = ease2_inverse(0.0, (rows / 2 - np.arange(row0, row1 + 1)) * size)
         lon, lat = ease2_inverse(x, 0.0)[0], ease2_inverse(0.0, y)[1]
@@ -287,3 +291,102 @@ def _check_box(west: float, south: float, east: float, north: float) -> None:
         raise InputError(f"a region needs west < east and south < north; got {box}")
     if west < -180 or east > 360 or south < -90 or north > 90:
         raise InputError(f"a region must lie within -180..360 east and -90..90 north; got {box}")
+
+
+def grid_of(data: xr.Dataset | xr.DataArray) -> Grid:
+    """The grid on which labelled data lie, from their cell centres.
+
+    Parameters
+    ----------
+    data : with 1-D coordinates `lat` (descending) and `lon` (ascending), cell centres in degrees. EASE-Grid 2.0 windows
+        are known by `attrs["crs"]` (EPSG:6933) or by coordinates `x`, `y` in metres; all else must be evenly spaced.
+
+    Raises
+    ------
+    InputError
+        if there is no such lat and lon, latitude ascends, the spacing is uneven, or the centres are those of no
+        EASE-Grid 2.0.
+    """
+    lon, lat = _centres(data, "lon"), _centres(data, "lat")
+    if lat.size > 1 and lat[0] < lat[-1]:
+        raise InputError("lat ascends; rows must run north to south: use data.sortby('lat', ascending=False)")
+    if str(data.attrs.get("crs", "")).upper() == "EPSG:6933" or {"x", "y"} <= set(data.coords):
+        return _ease2_grid_of(lon, lat)
+    step = _step_of(lon, "lon") if lon.size > 1 else None
+    lat_step = -_step_of(-lat, "lat") if lat.size > 1 else None
+    if step is None and lat_step is None:
+        raise InputError(
+            "one cell alone does not tell its size: give at least two values of lat or lon, or EASE-2 coordinates"
+        )
+    step = step if step is not None else abs(lat_step or 0.0)
+    lat_step = lat_step if lat_step is not None else -step
+    lon_edges, lon = _even_edges(lon, step)
+    lat_edges, lat = _even_edges(-lat, -lat_step)
+    per_degree = 1 / step
+    return Grid(
+        lon_edges,
+        0.0 - lat_edges,
+        lon=lon,
+        lat=0.0 - lat,
+        row0=round((lat_edges[0] + 90) * per_degree),
+        col0=round((lon_edges[0] + 180) * per_degree),
+    )
+
+
+def _centres(data: xr.Dataset | xr.DataArray, name: str) -> Floats:
+    if name not in data.coords or data.coords[name].ndim != 1 or data.coords[name].size == 0:
+        found = ", ".join(str(n) for n in data.coords) or "none"
+        raise InputError(
+            f"data on a grid need a 1-D coordinate {name} of cell centres in degrees; coordinates are: {found}"
+        )
+    return np.asarray(data.coords[name].values, dtype=np.float64)
+
+
+def _step_of(centres: Floats, name: str) -> float:
+    """Step of evenly spaced ascending centres; 2 % of a step allows for coordinates kept as float32."""
+    step = float(centres[-1] - centres[0]) / (centres.size - 1)
+    away = np.abs(centres - (centres[0] + step * np.arange(centres.size))).max()
+    if not (step > 0 and away < 0.02 * step):
+        steps = np.diff(centres)
+        raise InputError(
+            f"{name} must be evenly spaced and run {'west to east' if name == 'lon' else 'north to south'}; "
+            f"steps range from {steps.min():.6g} to {steps.max():.6g} degrees"
+        )
+    return step
+
+
+def _even_edges(centres: Floats, step: float) -> tuple[Floats, Floats]:
+    """Edges and centres of evenly spaced ascending cells; exact fractions of a degree where they fit one (SRTM, 0.01 degrees)."""
+    per_degree = round(1 / step) if step < 0.75 else 1
+    halves = centres[0] * 2 * per_degree  # centres of global lattices lie on whole or half cells
+    n = centres.size
+    if abs(step * per_degree - 1) * n < 0.01 and abs(halves - round(halves)) < 0.02:
+        first = round(halves)
+        return (first - 1 + 2 * np.arange(n + 1)) / (2 * per_degree), (first + 2 * np.arange(n)) / (2 * per_degree)
+    return centres[0] + step * (np.arange(n + 1) - 0.5), centres
+
+
+def _ease2_grid_of(lon: Floats, lat: Floats) -> Grid:
+    x, y = ease2_forward(lon, lat)
+    for resolution, (columns, rows, size) in EASE2_GRIDS.items():
+        col, row = x / size + columns / 2 - 0.5, rows / 2 - y / size - 0.5
+        on_lattice = all(np.all(np.abs(p - (round(p[0]) + np.arange(p.size))) < 0.01) for p in (col, row))
+        if on_lattice:
+            row0, col0 = round(row[0]), round(col[0])
+            return Grid._ease2_window(resolution, row0, row0 + lat.size, col0, col0 + lon.size)
+    raise InputError(
+        f"lat and lon are not centres of consecutive cells of EASE-Grid 2.0 at {', '.join(map(str, EASE2_GRIDS))} km "
+        f"(first cell {lat[0]:.5f} N {lon[0]:.5f} E)"
+    )
+
+
+def coords_of(grid: Grid) -> dict[str, tuple[str, Floats, dict[str, str]]]:
+    """Coordinates of data on `grid`, for xarray: lat, lon, and on EASE grids x(lon), y(lat) in metres."""
+    coords = {
+        "lat": ("lat", grid.lat, {"units": "degrees_north", "standard_name": "latitude", "axis": "Y"}),
+        "lon": ("lon", grid.lon, {"units": "degrees_east", "standard_name": "longitude", "axis": "X"}),
+    }
+    if grid.x is not None and grid.y is not None:
+        coords["x"] = ("lon", grid.x, {"units": "m", "standard_name": "projection_x_coordinate"})
+        coords["y"] = ("lat", grid.y, {"units": "m", "standard_name": "projection_y_coordinate"})
+    return coords

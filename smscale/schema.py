@@ -15,7 +15,7 @@ import xarray as xr
 from pyproj import CRS
 
 from smscale.errors import InputError
-from smscale.grid import Grid
+from smscale.grid import Grid, coords_of
 
 Kind = Literal["continuous", "class", "direction"]
 Cadence = Literal["overpass", "eight_day", "sixteen_day", "static", "annual", "coordinate"]
@@ -52,21 +52,60 @@ VARIABLES: dict[str, Variable] = {
     v.name: v
     for v in (
         # 0.02 to porosity: SPL3SMP's own valid range (0.02 to 0.5) does not hold in its files, so 0 to 1 is what is possible.
-        Variable("soil_moisture", "volumetric soil moisture", "m3 m-3", 0.0, 1.0, standard_name="volume_fraction_of_condensed_water_in_soil"),
+        Variable(
+            "soil_moisture",
+            "volumetric soil moisture",
+            "m3 m-3",
+            0.0,
+            1.0,
+            standard_name="volume_fraction_of_condensed_water_in_soil",
+        ),
         Variable("longitude", "longitude", "degrees_east", -180, 360, cadence="coordinate", standard_name="longitude"),
         Variable("latitude", "latitude", "degrees_north", -90, 90, cadence="coordinate", standard_name="latitude"),
-        Variable("elevation", "elevation above sea level", "m", -500, 9000, cadence="static", standard_name="surface_altitude"),
+        Variable(
+            "elevation",
+            "elevation above sea level",
+            "m",
+            -500,
+            9000,
+            cadence="static",
+            standard_name="surface_altitude",
+        ),
         Variable("slope", "terrain slope (Horn)", "degree", 0, 90, cadence="static"),
-        Variable("aspect", "terrain aspect, clockwise from north; flat is missing", "degree", 0, 360, kind="direction", cadence="static"),
+        Variable(
+            "aspect",
+            "terrain aspect, clockwise from north; flat is missing",
+            "degree",
+            0,
+            360,
+            kind="direction",
+            cadence="static",
+        ),
         Variable("land_cover", "IGBP land cover class", "1", 1, 17, kind="class", cadence="annual"),
         # MOD11 user guide: valid LST 7500..65535 x 0.02 K; 200..350 K is what the land surface reaches.
         Variable("lst", "land surface temperature", "K", 200, 350, standard_name="surface_temperature"),
         Variable("lst_view_time", "local solar time of the LST view", "hour", 0, 24),
-        Variable("ndvi", "normalized difference vegetation index", "1", -0.2, 1, cadence="sixteen_day", standard_name="normalized_difference_vegetation_index"),
+        Variable(
+            "ndvi",
+            "normalized difference vegetation index",
+            "1",
+            -0.2,
+            1,
+            cadence="sixteen_day",
+            standard_name="normalized_difference_vegetation_index",
+        ),
         Variable("evi", "enhanced vegetation index", "1", -0.2, 1, cadence="sixteen_day"),
         Variable("et", "evapotranspiration over 8 days", "kg m-2", 0, 200, cadence="eight_day"),
         Variable("day_sequence", "days since the first day of the period, from 1", "day", 1, 1e6, cadence="coordinate"),
-        Variable("overpass", "0 descending (AM, 06:00), 1 ascending (PM, 18:00)", "1", 0, 1, kind="class", cadence="coordinate"),
+        Variable(
+            "overpass",
+            "0 descending (AM, 06:00), 1 ascending (PM, 18:00)",
+            "1",
+            0,
+            1,
+            kind="class",
+            cadence="coordinate",
+        ),
     )
 }
 
@@ -157,10 +196,18 @@ def overpass_steps(start: str, end: str, longitude: float) -> xr.Dataset:
     time = local_date + pd.to_timedelta(np.round(hours * 3600), unit="s")
     return xr.Dataset(
         coords={
-            "time": ("time", time.to_numpy("datetime64[ns]"), {"long_name": "06:00 or 18:00 local solar time, in UTC", "standard_name": "time"}),
+            "time": (
+                "time",
+                time.to_numpy("datetime64[ns]"),
+                {"long_name": "06:00 or 18:00 local solar time, in UTC", "standard_name": "time"},
+            ),
             "overpass": ("time", overpass, {"long_name": "SMAP overpass: AM descending, PM ascending"}),
             "local_date": ("time", local_date.to_numpy("datetime64[ns]"), {"long_name": "local solar date"}),
-            "day_sequence": ("time", np.arange(1, days.size + 1, dtype=np.int32).repeat(2), {"long_name": "days since the period's first day, from 1"}),
+            "day_sequence": (
+                "time",
+                np.arange(1, days.size + 1, dtype=np.int32).repeat(2),
+                {"long_name": "days since the period's first day, from 1"},
+            ),
             "day_of_year": ("time", local_date.dayofyear.to_numpy(np.int32), {"long_name": "day of year"}),
         }
     )
@@ -195,21 +242,50 @@ def grid_coords(grid: Grid) -> dict[str, xr.DataArray]:
     of the Dataset (see `grid_attrs`), and x, y beside lon, lat.
     """
     coords = {
-        "lat": xr.DataArray(grid.lat, dims="lat", attrs={"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": xr.DataArray(grid.lon, dims="lon", attrs={"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"}),
+        name: xr.DataArray(values, dims=dim, attrs=attrs) for name, (dim, values, attrs) in coords_of(grid).items()
     }
-    if grid.x is not None and grid.y is not None:
-        coords["y"] = xr.DataArray(grid.y, dims="lat", attrs={"standard_name": "projection_y_coordinate", "units": "m"})
-        coords["x"] = xr.DataArray(grid.x, dims="lon", attrs={"standard_name": "projection_x_coordinate", "units": "m"})
-        return coords
-    west, _, _, north = grid.bounds
-    step = float(grid.lon_edges[-1] - grid.lon_edges[0]) / grid.shape[1]
-    reference = CRS.from_user_input(grid.crs).to_cf()
-    reference["GeoTransform"] = f"{west} {step} 0.0 {north} 0.0 {-step}"
-    coords["spatial_ref"] = xr.DataArray(np.int32(0), attrs=reference)
+    if grid.x is None:
+        west, _, east, north = grid.bounds
+        step = (east - west) / grid.shape[1]
+        reference = CRS.from_user_input(grid.crs).to_cf()
+        reference["GeoTransform"] = f"{west} {step} 0.0 {north} 0.0 {-step}"
+        coords["spatial_ref"] = xr.DataArray(np.int32(0), attrs=reference)
     return coords
 
 
 def grid_attrs(grid: Grid) -> dict[str, str]:
     """Attributes of a Dataset on a grid."""
     return {"crs": grid.crs, "Conventions": "CF-1.11"}
+
+
+def nearest_index(times: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """(t,) int: which of `times` (ascending datetime64) is nearest to each step; of two equally near the earlier.
+
+    Raises
+    ------
+    InputError
+        if there is none to choose from.
+    """
+    times, steps = np.asarray(times, "datetime64[ns]"), np.asarray(steps, "datetime64[ns]")
+    if not times.size:
+        raise InputError("there is nothing to match with the overpass steps in time")
+    return np.abs((times[None, :] - steps[:, None]).astype(np.int64)).argmin(axis=1)
+
+
+def composite_index(composites: xr.Dataset | xr.DataArray, steps: np.ndarray, never_later: bool = False) -> np.ndarray:
+    """(t,) int: which composite serves each overpass step.
+
+    Parameters
+    ----------
+    composites : with coordinates `time` (middle of the composite) and `last_day` along time, ascending
+    steps : (t,) datetime64
+    never_later : only composites that ended before the step: for runs that must not look ahead
+
+    Returns
+    -------
+    the composite nearest in time; with `never_later` the last one that had ended, -1 where none had
+    """
+    if not never_later:
+        return nearest_index(composites["time"].values, steps)
+    ends = composites["last_day"].values.astype("datetime64[ns]") + np.timedelta64(1, "D")
+    return np.searchsorted(ends, np.asarray(steps, "datetime64[ns]"), side="right") - 1

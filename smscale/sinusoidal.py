@@ -20,9 +20,10 @@ CRS = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 
 def forward(lon: ArrayLike, lat: ArrayLike) -> tuple[Floats, Floats]:
     """x, y in metres of longitudes and latitudes in degrees; longitudes beyond 180 wrap."""
-    lat = np.deg2rad(np.asarray(lat, np.float64))
-    lon = np.deg2rad((np.asarray(lon, np.float64) + 180.0) % 360.0 - 180.0)
-    return RADIUS * lon * np.cos(lat), np.broadcast_to(RADIUS * lat, np.broadcast_shapes(lon.shape, lat.shape))
+    phi: Floats = np.deg2rad(np.asarray(lat, np.float64))
+    lam: Floats = np.deg2rad((np.asarray(lon, np.float64) + 180.0) % 360.0 - 180.0)
+    x, y = np.broadcast_arrays(RADIUS * lam * np.cos(phi), RADIUS * phi)
+    return x, y
 
 
 def inverse(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
@@ -44,7 +45,7 @@ def pixel_centres(h: int, v: int, pixels: int) -> tuple[Floats, Floats]:
     """x (pixels,) and y (pixels,), metres, of the centres of a tile of `pixels` x `pixels`; y descends."""
     left, top, _, _ = tile_corners(h, v)
     step = TILE_SIZE / pixels
-    centres = (np.arange(pixels) + 0.5) * step
+    centres = (np.arange(pixels, dtype=np.float64) + 0.5) * step
     return left + centres, top - centres
 
 
@@ -63,7 +64,7 @@ def pixel_index(lon: ArrayLike, lat: ArrayLike, pixels: int) -> tuple[NDArray[np
 def tiles_of_box(west: float, south: float, east: float, north: float) -> list[tuple[int, int]]:
     """Every tile (h, v) that a longitude-latitude box touches, in order of h, v."""
     lat = np.linspace(south, north, max(2, int((north - south) / 0.01) + 2))
-    lat[-1] -= 1e-9  # a box that ends on a tile edge does not touch the next tile
+    lat[0] += 1e-9  # a tile owns its northern edge: a box whose south is one does not touch the tile below
     edges = {(h, v) for h, v in zip(*_tile_range(west, east, lat), strict=True)}
     return sorted(edges)
 

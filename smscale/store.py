@@ -47,10 +47,16 @@ class _Unfinished(WrapperStore[Store]):
     def _hidden(key: str) -> str:
         return key[: -len(METADATA)] + UNFINISHED if key.rpartition("/")[2] == METADATA else key
 
-    async def get(self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         prototype = prototype or default_buffer_prototype()
         found = await self._store.get(self._hidden(key), prototype, byte_range)
-        return found if found is not None or self._hidden(key) == key else await self._store.get(key, prototype, byte_range)
+        return (
+            found
+            if found is not None or self._hidden(key) == key
+            else await self._store.get(key, prototype, byte_range)
+        )
 
     async def exists(self, key: str) -> bool:
         return await self._store.exists(self._hidden(key)) or await self._store.exists(key)
@@ -94,15 +100,14 @@ def create(
     encoding = {name: _layout(variable, chunks, shards) for name, variable in template.variables.items()}
     for name in template.variables:
         _delete(base(url), f"{group}/{name}" if group else str(name))
-    lazy = template.chunk({}) if not template.chunks else template
-    lazy.to_zarr(
+    template.to_zarr(
         _Unfinished(base(url)),  # type: ignore[arg-type]
         group=group,
         mode="a",
         compute=False,
         consolidated=False,
         zarr_format=3,
-        encoding={name: e for name, e in encoding.items() if name in lazy.variables},
+        encoding={name: e for name, e in encoding.items() if name in template.variables},
         safe_chunks=False,
     )
 
@@ -143,7 +148,9 @@ def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], val
     for axis, (part, size, shard) in enumerate(zip(region, array.shape, array.shards or array.chunks, strict=True)):
         start, stop, _ = part.indices(size)
         if start % shard or (stop % shard and stop != size):
-            raise StoreError(f"{_path(group, name)}: axis {axis} must be written in multiples of its shard {shard}; got {start}:{stop}")
+            raise StoreError(
+                f"{_path(group, name)}: axis {axis} must be written in multiples of its shard {shard}; got {start}:{stop}"
+            )
     values = np.ascontiguousarray(values, dtype=array.dtype)
     array[region] = values
     return checksum(values)
@@ -194,7 +201,9 @@ def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Data
     store = _Unfinished(base(url)) if unfinished else base(url)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Object at .* is not recognized")  # unfinished arrays beside finished ones
+            warnings.filterwarnings(
+                "ignore", "Object at .* is not recognized"
+            )  # unfinished arrays beside finished ones
             return xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
     except (FileNotFoundError, KeyError):
         where = f"{url}/{group}" if group else str(url)
@@ -221,7 +230,7 @@ def sweep(url: str | Path) -> int:
 
 def checksum(values: np.ndarray) -> str:
     """BLAKE2b-128 of the values' bytes; NaNs count as they lie."""
-    return hashlib.blake2b(np.ascontiguousarray(values).view(np.uint8).reshape(-1), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()
 
 
 def fingerprint(*parts: Any) -> str:

@@ -18,7 +18,7 @@ import xarray as xr
 
 from smscale import schema, store
 from smscale.blocks import Ledger, write_text
-from smscale.errors import InputError, StoreError
+from smscale.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Workspace:
     def finish(self, stage: str, fingerprint: str, report: Mapping[str, Any]) -> None:
         """Enter a stage as finished."""
         record = {"stage": stage, "fingerprint": fingerprint, "report": report}
-        write_text(self.root / "ledger" / f"{stage}.json", json.dumps(record, sort_keys=True, indent=1))
+        write_text(self.root / "ledger" / f"{stage}.json", json.dumps(record, indent=1))
 
     def begin(self, stage: str, fingerprint: str) -> bool:
         """Whether a stage begins anew: True, and the old record is gone, unless it was prepared from the same things."""
@@ -89,7 +89,9 @@ class Workspace:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 lock.seek(0)
-                raise StoreError(f"{self.root} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, or name another --workspace") from None
+                raise StoreError(
+                    f"{self.root} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, or name another --workspace"
+                ) from None
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {os.uname().nodename}")
             lock.flush()
@@ -167,7 +169,9 @@ class Workspace:
         planes = [predictor_plane(self, name, steps, never_later) for name in self.recipe["predictors"]]
         names = xr.DataArray(list(self.recipe["predictors"]), dims="variable", name="variable")
         aligned = xr.broadcast(*planes)
-        return xr.concat([p.transpose("time", "lat", "lon") for p in aligned], dim=names).transpose("time", "lat", "lon", "variable")
+        return xr.concat([p.transpose("time", "lat", "lon") for p in aligned], dim=names).transpose(
+            "time", "lat", "lon", "variable"
+        )
 
 
 STEP_COORDINATES = ("overpass", "local_date", "day_sequence", "day_of_year")
@@ -189,25 +193,9 @@ def open_workspace(workspace: str | Path) -> Workspace:
 def _labelled(values: xr.DataArray) -> xr.Dataset:
     """One variable per label of the last dimension, with the schema's attributes."""
     data = values.to_dataset("variable")
-    return data.assign({str(n): data[n].assign_attrs(schema.VARIABLES[str(n)].attrs) for n in data.data_vars}).assign_attrs(values.attrs)
-
-
-def nearest_index(times: np.ndarray, steps: np.ndarray, never_later: bool = False) -> np.ndarray:
-    """(n_steps,) int: the entry of `times` nearest to each step; with `never_later`, the last that is not later.
-
-    Raises
-    ------
-    InputError
-        if there is nothing to choose from.
-    """
-    times, steps = np.asarray(times, "datetime64[ns]"), np.asarray(steps, "datetime64[ns]")
-    if not times.size:
-        raise InputError("no composite to match with the overpass steps")
-    gap = (times[None, :] - steps[:, None]).astype(np.int64)
-    if never_later:
-        gap = np.where(gap > 0, np.iinfo(np.int64).max, gap)
-        return np.where((gap <= 0).any(axis=1), np.abs(gap).argmin(axis=1), -1)
-    return np.abs(gap).argmin(axis=1)
+    return data.assign(
+        {str(n): data[n].assign_attrs(schema.VARIABLES[str(n)].attrs) for n in data.data_vars}
+    ).assign_attrs(values.attrs)
 
 
 def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_later: bool) -> xr.DataArray:
@@ -223,7 +211,7 @@ def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_la
     if name == "land_cover":
         years = workspace.land_cover
         pick = np.abs(years["year"].values[None, :] - steps["local_date"].dt.year.values[:, None]).argmin(axis=1)
-        chosen = years.isel(year=xr.DataArray(pick, dims="time", coords={"time": steps["time"]}))
+        chosen = years.isel(year=xr.DataArray(pick, dims="time")).assign_coords(time=steps["time"].values)
         return chosen.where(chosen != schema.LAND_COVER_FILL).astype(np.float32).reset_coords(drop=True)
     cadence = schema.VARIABLES[name].cadence
     plane = workspace.fine[cadence][name].reset_coords(drop=True)
@@ -231,6 +219,6 @@ def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_la
         return plane
     if cadence == "overpass":
         return plane.sel(time=steps["time"]).reset_coords(drop=True)
-    pick = nearest_index(plane["time"].values, steps["time"].values, never_later)
-    chosen = plane.isel(time=xr.DataArray(np.maximum(pick, 0), dims="time", coords={"time": steps["time"]}))
-    return chosen.where(xr.DataArray(pick >= 0, dims="time", coords={"time": steps["time"]})).reset_coords(drop=True)
+    pick = schema.composite_index(workspace.fine[cadence], steps["time"].values, never_later)
+    chosen = plane.isel(time=np.maximum(pick, 0)).assign_coords(time=steps["time"].values)
+    return chosen.where(xr.DataArray(pick >= 0, dims="time")).reset_coords(drop=True)

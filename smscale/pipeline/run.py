@@ -24,11 +24,13 @@ class Run:
 
     recipe: Recipe
     workspace: Workspace
-    client: Client | None = None
+    client: Client | Callable[[], Client | None] | None = None
     progress: bool = True
     say: Callable[[str], Any] = lambda text: None
 
-    def stage(self, name: str, fingerprint: str, prepare: Callable[[], Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def stage(
+        self, name: str, fingerprint: str, prepare: Callable[[], Any], work: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Do a stage once.
 
         Parameters
@@ -57,17 +59,20 @@ class Run:
         return blocks.run(tasks, self.workspace.ledger(stage), self.client, label or stage, self.progress).results
 
     def upstream(self, stage: str) -> str:
-        """Fingerprint of a finished earlier stage.
+        """Fingerprint of a finished earlier stage."""
+        return str(self._finished(stage)["fingerprint"])
 
-        Raises
-        ------
-        StoreError
-            if it is not finished.
-        """
+    def report(self, stage: str) -> dict[str, Any]:
+        """Report of a finished earlier stage."""
+        return self._finished(stage)["report"]
+
+    def _finished(self, stage: str) -> dict[str, Any]:
         done = self.workspace.finished(stage)
         if done is None:
-            raise StoreError(f"stage {stage} is not finished in {self.workspace.root}: run without --only, or with --only {stage} first")
-        return str(done["fingerprint"])
+            raise StoreError(
+                f"stage {stage} is not finished in {self.workspace.root}: run without --only, or with --only {stage} first"
+            )
+        return done
 
 
 def files_fingerprint(paths: Sequence[str | Path]) -> str:
@@ -91,6 +96,8 @@ def claim(recipe: Recipe, workspace: Workspace, fresh: bool) -> None:
         except ValueError:
             held = recipe.name
         if held != recipe.name:
-            raise RecipeError(f"{workspace.root} holds the run of recipe {held!r}, not {recipe.name!r}: name another --workspace, or --fresh to replace it")
+            raise RecipeError(
+                f"{workspace.root} holds the run of recipe {held!r}, not {recipe.name!r}: name another --workspace, or --fresh to replace it"
+            )
     values = recipe.part(*(f for f in recipe.__dataclass_fields__ if f != "path"))
     blocks.write_text(path, json.dumps(values, sort_keys=True, indent=1))

@@ -1,0 +1,43 @@
+"""What a source of soil moisture is called and which colour it has, the same in every figure and table.
+
+Colours are those of Okabe and Ito (2008) and Tol (2021), which colour-blind readers can tell apart; lines differ in dash as well.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+#: Source -> (label, colour, line style).
+SOURCES: dict[str, tuple[str, str, str]] = {
+    "stations": ("stations", "#000000", "-"),
+    "truth": ("truth", "#5c5c5c", "-"),
+    "smap": ("SMAP 36 km", "#d55e00", "-"),
+    "coarse": ("coarse field", "#d55e00", "-"),
+    "gabp": ("GABP", "#0072b2", "-"),
+    "cnn": ("CNN", "#009e73", "-"),
+    "rf": ("random forest", "#e69f00", "-"),
+    "xgb": ("XGBoost", "#cc79a7", "-"),
+    "fused": ("fused", "#332288", "-"),
+    "gda_kriging": ("difference, kriging", "#332288", "-"),
+    "gda_idw": ("difference, IDW", "#56b4e9", "--"),
+    "gra_kriging": ("ratio, kriging", "#882255", "-."),
+    "gra_idw": ("ratio, IDW", "#999933", ":"),
+    "nearest": ("nearest", "#8c8c8c", "-"),
+    "bilinear": ("bilinear", "#8c8c8c", "--"),
+    "cubic": ("cubic", "#8c8c8c", ":"),
+}
+#: Colours of sources that have none of their own (Tol's muted scheme).
+SPARE_COLOURS = ("#44aa99", "#117733", "#ddcc77", "#cc6677", "#aa4499", "#6699cc")
+ACRONYMS = ("lst", "ndvi", "evi", "et")
+
+
+def label_of(source: str) -> str:
+    """What a source (or a predictor) is called."""
+    if source in SOURCES:
+        return SOURCES[source][0]
+    return source.upper() if source in ACRONYMS else source.replace("_", " ")
+
+
+def colour_of(source: str) -> str:
+    """The colour of a source, as #rrggbb."""
+    return SOURCES[source][1] if source in SOURCES else SPARE_COLOURS[zlib.crc32(source.encode()) % len(SPARE_COLOURS)]

@@ -1,0 +1,1 @@
+"""Stations into maps: variograms, interpolators, residuals and the ladder that joins them."""

@@ -1,0 +1,411 @@
+"""Kriging and inverse distance weighting: fitted once to the stations of all times, predicting anywhere.
+
+Both give a cell the same value, to float64 rounding before the result is stored as float32, whatever tile or block the
+cell is asked for with: every target is computed from its own coordinates, and only the order of sums inside a BLAS
+product may differ with the shape of the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from smscale.errors import InputError
+from smscale.fusion.coordinates import (
+    as_grid,
+    as_output,
+    as_values,
+    grid_points,
+    row_tiles,
+    station_points,
+    target_points,
+)
+from smscale.fusion.variogram import Variogram, fit_points
+from smscale.kernels import idw, kriging
+from smscale.kernels.sphere import COLOCATED, pair_distance
+
+Floats = NDArray[np.float64]
+
+#: Numbers in the largest working array of a tile: 32 MB in float64.
+TILE_NUMBERS = 4_000_000
+
+
+class _Interpolator:
+    """What both share: points and grids in tiles. Subclasses give `_field` and `_width`."""
+
+    vertical_scale: float | None
+    points_: Floats
+    values_: Floats
+    single_: bool
+
+    def _field(self, targets: Floats) -> Floats:
+        """(t, m) float64 at (m, d) points."""
+        raise NotImplementedError
+
+    def _width(self) -> int:
+        """Numbers that one target needs in the largest working array."""
+        raise NotImplementedError
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "points_"):
+            raise InputError(f"{type(self).__name__} is not fitted: call fit(coords, values) first")
+
+    def at_times(self, times: ArrayLike) -> Self:
+        """The same fitted interpolator for some of its times only (indices, in that order); nothing is solved again."""
+        self._check_fitted()
+        part = copy(self)
+        part.values_ = self.values_[:, np.asarray(times)]
+        return part
+
+    def _in_tiles(self, targets: Floats) -> Floats:
+        out = np.empty((self.values_.shape[1], len(targets)))
+        for part in row_tiles(len(targets), 1, self._width(), TILE_NUMBERS):
+            out[:, part] = self._field(targets[part])
+        return out
+
+    def _shaped(self, table: Floats) -> Floats:
+        """(m,) or (m, t) as `fit` was given values."""
+        return table[0] if self.single_ else table.T
+
+    def predict_grid(
+        self,
+        lon: ArrayLike,
+        lat: ArrayLike,
+        elevation: ArrayLike | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """The field on a grid, in row tiles: working memory beside the output does not grow with the grid.
+
+        Parameters
+        ----------
+        lon : (n,) degrees; lat : (m,) degrees: cell centres
+        elevation : (lat, lon) metres; needed with `vertical_scale`
+        out : float32 array to fill, (lat, lon) or (t, lat, lon)
+
+        Returns
+        -------
+        (lat, lon), or (t, lat, lon) if `fit` was given (n, t) values; float32, NaN at times without any station.
+        """
+        self._check_fitted()
+        lon, lat, elevation = as_grid(lon, lat, elevation)
+        shape = (lat.size, lon.size) if self.single_ else (self.values_.shape[1], lat.size, lon.size)
+        out = as_output(out, shape)
+        table = out[None] if self.single_ else out
+        for rows in row_tiles(lat.size, lon.size, self._width(), TILE_NUMBERS):
+            targets = grid_points(lon, lat, elevation, rows, self.vertical_scale)
+            table[:, rows] = self._in_tiles(targets).reshape(table.shape[0], -1, lon.size)
+        return out
+
+
+class Kriging(_Interpolator):
+    """Ordinary kriging of one or many times with one correlation model.
+
+    Parameters
+    ----------
+    variogram : the model; or the name of one, which `fit` fits to pairs pooled over all times; None is "exponential"
+    neighbours : how many nearest reporting stations each target uses; None uses all
+    exact : False treats the nugget as measurement error, so the field is smooth and does not repeat noisy values; True
+        treats it as variation below the station distance, so that the field honours every value at its station (gstat,
+        PyKrige)
+    vertical_scale : how many horizontal km one km of elevation counts; None: elevation, if given, does not count
+
+    Attributes
+    ----------
+    variogram_ : the model used
+    place_ : (n,) int64, the row of `points_` that each station is. With `exact`, or without a nugget, stations at one
+        place would contradict one another: they are averaged into one; else each keeps its own measurement error.
+    mean_, coefficients_ : (t,), (p, t) float64 of the dual form (global only)
+    jitter_ : share of the variance added to the diagonal to factor the worst system (global only); 0 as a rule
+
+    Notes
+    -----
+    A time with one reporting station is that value everywhere, one with none is NaN.
+
+    Examples
+    --------
+    >>> coords = [[100.0, 30.0], [100.5, 30.0], [100.0, 30.5]]
+    >>> model = Kriging(Variogram("exponential", 1.0, 50.0), exact=True).fit(coords, [0.1, 0.2, 0.4])
+    >>> model.predict(coords).round(6)
+    array([0.1, 0.2, 0.4])
+    """
+
+    def __init__(
+        self,
+        variogram: Variogram | str | None = None,
+        neighbours: int | None = None,
+        exact: bool = False,
+        vertical_scale: float | None = None,
+    ) -> None:
+        self.variogram = variogram
+        self.neighbours = neighbours
+        self.exact = exact
+        self.vertical_scale = vertical_scale
+
+    def __repr__(self) -> str:
+        settings = ("variogram", "neighbours", "exact", "vertical_scale")
+        return f"Kriging({', '.join(f'{name}={getattr(self, name)!r}' for name in settings)})"
+
+    def fit(self, coords: ArrayLike, values: ArrayLike) -> Self:
+        """Learn the stations.
+
+        Parameters
+        ----------
+        coords : (n, 2) longitude, latitude in degrees, or (n, 3) with elevation in m
+        values : (n,) or (n, t), NaN where a station is silent
+
+        Raises
+        ------
+        InputError
+            for wrong shapes, a variogram that cannot be fitted, or a system that cannot be factored.
+        """
+        _check_neighbours(self.neighbours)
+        points, table = station_points(coords, self.vertical_scale), as_values(coords, values)
+        return self._fit_points(points, table, np.ndim(values) == 1)
+
+    def _fit_points(self, points: Floats, table: Floats, single: bool = False) -> Self:
+        wanted = self.variogram or "exponential"
+        self.variogram_ = fit_points(points, table, wanted) if isinstance(wanted, str) else wanted
+        self.noise_ = 0.0 if self.exact else self.variogram_.nugget
+        self._covariance = self.variogram_.covariance_with_nugget if self.exact else self.variogram_.covariance
+        self.place_ = _places(points) if self.noise_ == 0.0 else np.arange(len(points))
+        self.points_, self.values_ = _average_places(points, table, self.place_)
+        self.reported_, self.single_ = np.isfinite(table), single
+        self.patterns_ = list(kriging.silence_patterns(self.values_))
+        if self.neighbours is None:
+            with self._solvable():
+                self.mean_, self.coefficients_, self.jitter_ = kriging.solve_dual(self._matrix(), self.values_)
+        return self
+
+    @contextmanager
+    def _solvable(self) -> Iterator[None]:
+        try:
+            yield
+        except kriging.SingularSystemError as error:
+            raise InputError(
+                f"{error} under {self.variogram_}: give the variogram a nugget, or another model"
+            ) from None
+
+    def at_times(self, times: ArrayLike) -> Self:
+        """The same fitted interpolator for some of its times only (indices, in that order); nothing is solved again."""
+        part = super().at_times(times)
+        times = np.asarray(times)
+        part.reported_ = self.reported_[:, times]
+        part.patterns_ = list(kriging.silence_patterns(part.values_))
+        if self.neighbours is None:
+            part.mean_, part.coefficients_ = self.mean_[times], self.coefficients_[:, times]
+        return part
+
+    def _matrix(self) -> Floats:
+        """(p, p) float64: covariance among the points, measurement error on the diagonal."""
+        k = self._covariance(pair_distance(self.points_, self.points_))
+        k[np.diag_indices_from(k)] = self.variogram_.partial_sill + self.variogram_.nugget
+        return k
+
+    def _width(self) -> int:
+        n, t = self.values_.shape
+        if self.neighbours is None:
+            return max(n, t)
+        shared = max((columns.size for _, columns in self.patterns_), default=1)
+        return max(t, self.neighbours * max(self.neighbours, shared))
+
+    def _field(self, targets: Floats) -> Floats:
+        if self.neighbours is None:
+            cross = self._covariance(pair_distance(self.points_, targets))
+            return self.coefficients_.T @ cross + self.mean_[:, None]
+        return self._local_field(self.points_, self.values_, self.patterns_, targets)
+
+    def _local_field(self, points: Floats, values: Floats, patterns: list[kriging.Pattern], targets: Floats) -> Floats:
+        """(t, m): from the nearest points that report; targets of one neighbour set share one factorisation."""
+        out = np.full((values.shape[1], len(targets)), np.nan)
+        nearest = kriging.nearest_candidates(points, targets, self._near())
+        for reporting, columns in patterns:
+            sets, label = kriging.nearest_sets(points, targets, nearest, reporting, self._near())
+            with self._solvable():
+                mean, coefficients, _ = kriging.solve_sets(
+                    points, self.noise_, self._covariance, sets, values[:, columns]
+                )
+            known = np.flatnonzero(label >= 0)
+            own = label[known]
+            cross = self._covariance(kriging.neighbour_distance(points, sets, own, targets[known]))
+            field = mean[own] + np.einsum("mk,mkt->mt", cross, coefficients[own])
+            out[np.ix_(columns, known)] = field.T
+        return out
+
+    def _near(self) -> int:
+        return len(self.points_) if self.neighbours is None else self.neighbours
+
+    def predict(self, coords: ArrayLike, return_variance: bool = False) -> Any:
+        """The field at points.
+
+        Parameters
+        ----------
+        coords : (m, 2 | 3) as in `fit`
+        return_variance : also give the variance of the predicted signal. Without `exact` that signal is free of
+            measurement error: add the nugget to compare with tools whose variance includes it.
+
+        Returns
+        -------
+        (m,) or (m, t) float64, or a pair (field, variance) of that shape.
+        """
+        self._check_fitted()
+        targets = target_points(coords, self.vertical_scale)
+        field = self._shaped(self._in_tiles(targets))
+        if not return_variance:
+            return field
+        variance = np.empty((self.values_.shape[1], len(targets)))
+        width = max(self._width(), self._near() ** 2 if self.neighbours else 0)
+        for part in row_tiles(len(targets), 1, width, TILE_NUMBERS):
+            variance[:, part] = self._variance(targets[part])
+        return field, self._shaped(variance)
+
+    def _variance(self, targets: Floats) -> Floats:
+        """(t, m) float64, NaN at times without any station."""
+        prior = self.variogram_.partial_sill + (self.variogram_.nugget if self.exact else 0.0)
+        out = np.full((self.values_.shape[1], len(targets)), np.nan)
+        local = self.neighbours is not None
+        nearest = kriging.nearest_candidates(self.points_, targets, self._near()) if local else None
+        for points, columns in self.patterns_:
+            with self._solvable():
+                if nearest is None:
+                    k = self._matrix()[np.ix_(points, points)]
+                    cross = self._covariance(pair_distance(self.points_[points], targets))
+                    out[columns] = kriging.prediction_variance(k, cross, prior)
+                else:
+                    out[columns] = self._local_variance(points, nearest, targets, prior)
+        return out
+
+    def _local_variance(
+        self, reporting: NDArray[np.int64], nearest: NDArray[np.int64], targets: Floats, prior: float
+    ) -> Floats:
+        """(m,) float64 from the nearest of the reporting points."""
+        sets, label = kriging.nearest_sets(self.points_, targets, nearest, reporting, self._near())
+        nothing = np.empty((len(self.points_), 0))
+        _, _, matrices = kriging.solve_sets(self.points_, self.noise_, self._covariance, sets, nothing)
+        out = np.full(len(targets), np.nan)
+        known = np.flatnonzero(label >= 0)
+        cross = self._covariance(kriging.neighbour_distance(self.points_, sets, label[known], targets[known]))
+        solved = np.linalg.solve(matrices[label[known]], np.stack([cross, np.ones_like(cross)], axis=2))
+        lagrange = (1.0 - solved[:, :, 0].sum(axis=1)) / solved[:, :, 1].sum(axis=1)
+        simple = prior - np.einsum("mk,mk->m", cross, solved[:, :, 0])
+        out[known] = np.maximum(simple + lagrange**2 * solved[:, :, 1].sum(axis=1), 0.0)
+        return out
+
+    def leave_one_out(self) -> Floats:
+        """Each station's values predicted from the other places, with the same variogram.
+
+        Closed form with all stations, refitted with `neighbours`. Stations averaged into one place are left out together.
+
+        Returns
+        -------
+        (n,) or (n, t) float64 as `fit` was given; NaN where the station is silent or no other place reports.
+        """
+        self._check_fitted()
+        if self.neighbours is None:
+            with self._solvable():
+                prediction, _ = kriging.leave_one_out(self._matrix(), self.values_)
+        else:
+            prediction = np.stack([self._without(i) for i in range(len(self.points_))])
+        prediction = np.where(self.reported_, prediction[self.place_], np.nan)
+        return prediction[:, 0] if self.single_ else prediction
+
+    def _without(self, i: int) -> Floats:
+        """(t,) float64: the field at point i from all others."""
+        others = np.delete(np.arange(len(self.points_)), i)
+        if others.size == 0:
+            return np.full(self.values_.shape[1], np.nan)
+        values = self.values_[others]
+        patterns = list(kriging.silence_patterns(values))
+        return self._local_field(self.points_[others], values, patterns, self.points_[i : i + 1])[:, 0]
+
+
+class InverseDistance(_Interpolator):
+    """Inverse distance weighting of the nearest reporting stations (Shepard 1968).
+
+    Parameters
+    ----------
+    neighbours : how many nearest reporting stations each target uses, at each time; None uses all
+    power : weight = distance ** -power
+    vertical_scale : how many horizontal km one km of elevation counts; None: elevation, if given, does not count
+
+    Notes
+    -----
+    At a station that reports the field is its value (the mean of those at one place).
+
+    Examples
+    --------
+    >>> model = InverseDistance().fit([[100.0, 30.0], [101.0, 30.0]], [0.1, 0.3])
+    >>> model.predict([[100.5, 30.0]]).round(6)
+    array([0.2])
+    """
+
+    def __init__(self, neighbours: int | None = 12, power: float = 2.0, vertical_scale: float | None = None) -> None:
+        self.neighbours = neighbours
+        self.power = power
+        self.vertical_scale = vertical_scale
+
+    def __repr__(self) -> str:
+        return (
+            f"InverseDistance(neighbours={self.neighbours}, power={self.power}, vertical_scale={self.vertical_scale})"
+        )
+
+    def fit(self, coords: ArrayLike, values: ArrayLike) -> Self:
+        """Learn the stations; parameters as `Kriging.fit`."""
+        _check_neighbours(self.neighbours)
+        if not self.power > 0:
+            raise InputError(f"power must be above 0; got {self.power}")
+        self.points_, self.values_ = station_points(coords, self.vertical_scale), as_values(coords, values)
+        self.single_ = np.ndim(values) == 1
+        return self
+
+    def _near(self) -> int:
+        return len(self.points_) if self.neighbours is None else min(self.neighbours, len(self.points_))
+
+    def _width(self) -> int:
+        return max(self.values_.shape[1], 1)
+
+    def _field(self, targets: Floats) -> Floats:
+        return idw.inverse_distance(self.points_, self.values_, targets, self._near(), self.power)
+
+    def predict(self, coords: ArrayLike) -> Floats:
+        """(m,) or (m, t) float64 at (m, 2 | 3) coords."""
+        self._check_fitted()
+        return self._shaped(self._in_tiles(target_points(coords, self.vertical_scale)))
+
+    def leave_one_out(self) -> Floats:
+        """Each station's values predicted from all others; NaN where it is silent or no other reports."""
+        self._check_fitted()
+        prediction = idw.leave_one_out(self.points_, self.values_, self._near(), self.power)
+        return prediction[:, 0] if self.single_ else prediction
+
+
+def _check_neighbours(neighbours: int | None) -> None:
+    if neighbours is not None and neighbours < 1:
+        raise InputError(f"neighbours must be at least 1, or None for all; got {neighbours}")
+
+
+def _places(points: Floats) -> NDArray[np.int64]:
+    """(n,) int64: one label for all points within `COLOCATED` of one another, in order of first appearance."""
+    n = len(points)
+    pairs = cKDTree(points).query_pairs(COLOCATED, output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _average_places(points: Floats, values: Floats, place: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """One point per place, and the mean of the values that are reported there."""
+    _, first = np.unique(place, return_index=True)
+    if first.size == len(points):
+        return points, values
+    present = np.isfinite(values)
+    total, count = np.zeros((first.size, values.shape[1])), np.zeros((first.size, values.shape[1]))
+    np.add.at(total, place, np.where(present, values, 0.0))
+    np.add.at(count, place, present)
+    return points[first], np.where(count > 0, total / np.maximum(count, 1.0), np.nan)

@@ -1,0 +1,172 @@
+"""The order of the rooms: ingest, match, train, downscale, fuse, evaluate."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from smscale import blocks, cluster, store
+from smscale.blocks import Ledger
+from smscale.config import Recipe
+from smscale.errors import RecipeError
+from smscale.pipeline.layout import layout_of
+from smscale.pipeline.run import Run, claim
+from smscale.workspace import Workspace
+
+Say = Callable[[str], Any]
+
+
+def run(
+    recipe: Recipe,
+    workspace: Workspace,
+    cluster: str | None = "local",
+    only: str | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Run a recipe in a workspace; what an earlier run finished is not done again.
+
+    Parameters
+    ----------
+    cluster : "local", the address of a scheduler, or None for this process alone
+    only : one stage; those before it must be finished
+    fresh : remove what the workspace holds first
+
+    Returns
+    -------
+    the report of each stage that was asked for
+
+    Raises
+    ------
+    SmscaleError
+        in one line.
+    """
+    with workspace.held():
+        if fresh:
+            _clear(workspace)
+        recipe = _with_world(recipe)
+        claim(recipe, workspace, fresh)
+        stages = _stages(recipe)
+        wanted = [only] if only else list(stages)
+        if only and only not in stages:
+            raise RecipeError(f"--only {only}: this recipe has no such stage; it has {', '.join(stages)}")
+        for leftover in (workspace.cube, workspace.maps_path):
+            store.sweep(leftover)
+        with _workers(recipe, cluster) as client:
+            going = Run(recipe, workspace, client, progress, say)
+            if recipe.world and not only:
+                _simulate(_world_file(recipe), workspace.root / "world", client, progress, say)
+            reports = {}
+            for name in wanted:
+                start = time.perf_counter()
+                before = workspace.finished(name)
+                reports[name] = stages[name](going)
+                if workspace.finished(name) != before or before is None:
+                    say(f"{name:<10} done in {time.perf_counter() - start:.0f} s\n")
+        if "evaluate" in reports:
+            _summarise(workspace, reports["evaluate"], say)
+        return reports
+
+
+def simulate(
+    world: Path, out: Path, cluster: str | None = "local", progress: bool = True, say: Say = lambda text: None
+) -> None:
+    """Write a nature run: product files in their real formats, with the truth beside them."""
+    from smscale.config import Resources
+
+    resources = Resources()
+    with _connect(cluster, resources.workers, resources.memory_per_worker) as client:
+        _simulate(world, out, client, progress, say)
+    say(f"files      {out}\ntruth      {out / 'truth.zarr'}\n")
+
+
+def _stages(recipe: Recipe) -> dict[str, Callable[[Run], dict[str, Any]]]:
+    """The stages of a recipe, in order."""
+    if recipe.recovery is not None:
+        from smscale.pipeline import recovery
+
+        return recovery.stages(recipe)
+    from smscale.pipeline.downscale import downscale
+    from smscale.pipeline.evaluate import evaluate
+    from smscale.pipeline.fuse import fuse
+    from smscale.pipeline.ingest import ingest
+    from smscale.pipeline.match import match
+    from smscale.pipeline.train import train
+
+    layout = layout_of(recipe)
+
+    def inputs(run: Run) -> Path:
+        return recipe.resolve(recipe.inputs) if recipe.inputs else run.workspace.root / "world"
+
+    def truth(run: Run) -> Path | None:
+        return run.workspace.root / "world" / "truth.zarr" if recipe.world else None
+
+    return {
+        "ingest": lambda run: ingest(run, layout, inputs(run)),
+        "match": lambda run: match(run, layout),
+        "train": train,
+        "downscale": lambda run: downscale(run, layout),
+        "fuse": lambda run: fuse(run, layout),
+        "evaluate": lambda run: evaluate(run, layout, truth(run)),
+    }
+
+
+def _world_file(recipe: Recipe) -> Path:
+    return recipe.resolve(str(recipe.world))
+
+
+def _with_world(recipe: Recipe) -> Recipe:
+    """A recipe of a nature run takes region and period from its world where it names none."""
+    if not recipe.world:
+        return recipe
+    from smscale.simulate import World
+
+    world = World.from_file(_world_file(recipe))
+    return replace(recipe, region=recipe.region or world.region, period=recipe.period or (world.start, world.end))
+
+
+def _simulate(world_file: Path, out: Path, client: Any, progress: bool, say: Say) -> None:
+    from smscale.simulate import World, phases
+
+    world = World.from_file(world_file)
+    start = time.perf_counter()
+    did = 0
+    for name, tasks in phases(world, str(out)):
+        outcome = blocks.run(tasks, Ledger(out / "ledger" / name), client, f"simulate {name}", progress)
+        did += len(tasks) - outcome.done_before
+    say(f"{'simulate':<10} {f'done in {time.perf_counter() - start:.0f} s' if did else 'nothing to do'}\n")
+
+
+def _workers(recipe: Recipe, where: str | None) -> Any:
+    return _connect(where, recipe.resources.workers, recipe.resources.memory_per_worker)
+
+
+def _connect(where: str | None, workers: int | None, memory: str) -> Any:
+    return cluster.when_needed(where, workers, memory)
+
+
+def _clear(workspace: Workspace) -> None:
+    """Remove what a run makes; nothing else in the folder is touched."""
+    for name in ("ledger", "report", "models", "maps.zarr", "cube.zarr", "world"):
+        shutil.rmtree(workspace.root / name, ignore_errors=True)
+    for name in ("samples.parquet", "samples.csv"):
+        (workspace.root / name).unlink(missing_ok=True)
+
+
+def _summarise(workspace: Workspace, report: dict[str, Any], say: Say) -> None:
+    """The table of scores, and where things are."""
+    from smscale.evaluate import format_table
+
+    columns = ("source", "rmse", "mae", "cc", "bias", "ubrmse", "n")
+    for title, rows in (
+        ("At held-out stations", report.get("scores")),
+        ("Against the 1 km truth", report.get("truth")),
+    ):
+        if rows:
+            say(f"\n{title}\n{format_table([{k: row[k] for k in columns} for row in rows])}\n")
+    say(f"\nfinal map  {report['final']} in {workspace.maps_path}\nreport     {workspace.report / 'index.html'}\n")

@@ -1,0 +1,83 @@
+"""What a recipe fixes before any file is read: grids, overpass steps, chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from smscale import schema
+from smscale.blocks import spans
+from smscale.config import Recipe
+from smscale.errors import RecipeError
+from smscale.grid import Grid
+
+#: SMAP's grid, km.
+COARSE_KM = 36
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The fine grid, the coarse grid and the steps of one recipe."""
+
+    grid: Grid
+    coarse: Grid
+    period: tuple[str, str]
+    chunks: dict[str, int]
+    shards: dict[str, int]
+
+    @cached_property
+    def steps(self) -> xr.Dataset:
+        west, _, east, _ = self.grid.bounds
+        return schema.overpass_steps(*self.period, longitude=(west + east) / 2)
+
+    @property
+    def local_days(self) -> np.ndarray:
+        """(d,) datetime64[D]: every local solar day."""
+        return np.unique(self.steps["local_date"].values.astype("datetime64[D]"))
+
+    def tiles(self) -> list[tuple[slice, slice]]:
+        """Shard-aligned windows (rows, columns) that cover the fine grid."""
+        rows, cols = self.grid.shape
+        return [(r, c) for r in spans(rows, self.shards["lat"]) for c in spans(cols, self.shards["lon"])]
+
+    def slabs(self) -> list[slice]:
+        """Shard-aligned runs of steps that cover the period."""
+        return spans(self.steps.sizes["time"], self.shards["time"])
+
+
+def layout_of(recipe: Recipe) -> Layout:
+    """Grids and steps of a recipe whose region and period are known."""
+    if recipe.region is None or recipe.period is None:
+        raise RecipeError("a run needs a region and a period: set both in the recipe")
+    spec = recipe.grid
+    grid = (
+        Grid.latlon(*recipe.region, step=spec.step)
+        if spec.kind == "latlon"
+        else Grid.ease2(spec.resolution, *recipe.region)
+    )
+    return Layout(grid, Grid.ease2(COARSE_KM, *grid.bounds), recipe.period, recipe.chunks.sizes, recipe.chunks.shards)
+
+
+def composite_days(start: str, end: str, length: int) -> list[tuple[np.datetime64, np.datetime64]]:
+    """First and last day of every MODIS composite of `length` days that meets a period, with one more on each side.
+
+    Composites start anew on each 1 January: the year's last is shorter (MOD13, MOD16 user guides).
+    """
+    found: list[tuple[np.datetime64, np.datetime64]] = []
+    margin = pd.Timedelta(days=length)
+    for year in range((pd.Timestamp(start) - margin).year, (pd.Timestamp(end) + margin).year + 1):
+        for first in pd.date_range(f"{year}-01-01", f"{year}-12-31", freq=f"{length}D"):
+            last = min(first + pd.Timedelta(days=length - 1), pd.Timestamp(f"{year}-12-31"))
+            if last >= pd.Timestamp(start) - margin and first <= pd.Timestamp(end) + margin:
+                found.append((np.datetime64(first, "D"), np.datetime64(last, "D")))
+    return found
+
+
+def resolve_inputs(recipe: Recipe, workspace_root: Path) -> Path:
+    """The folder of raw files: the recipe's own, or the nature run in the workspace."""
+    return recipe.resolve(recipe.inputs) if recipe.inputs else workspace_root / "world"

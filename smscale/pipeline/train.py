@@ -1,0 +1,225 @@
+"""train: the table to fitted models, scored on rows that chose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from smscale import store
+from smscale.blocks import Task
+from smscale.config import Split
+from smscale.models import save_model, selection, splits
+from smscale.models.zoo import importances
+from smscale.pipeline.run import Run
+from smscale.workspace import Workspace
+
+TARGET = "soil_moisture"
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Fit every model on the training side; the report has validation scores, inner scores and the best by those."""
+    recipe = run.recipe
+    predictors = list(recipe.predictors)
+    fingerprint = store.fingerprint(
+        "train", 1, run.upstream("match"), recipe.part("predictors", "split", "models", "seed")
+    )
+    root = str(run.workspace.root)
+
+    def work() -> dict[str, Any]:
+        table = run.workspace.samples
+        selection.check_table(table, [*predictors, TARGET])
+        tasks = []
+        for name, settings in recipe.models.items():
+            given = (root, name, dict(settings), predictors, recipe.split, recipe.seed)
+            tasks.append(Task(f"fit/{name}", fit_task, given, fingerprint))
+            tasks.append(Task(f"inner/{name}", inner_task, given, fingerprint))
+        compared = _compared(recipe.models, table, recipe.split, recipe.seed)
+        for i, task in enumerate(compared):
+            tasks.append(
+                Task(
+                    f"split/{i}-{task.split}-{task.fold}-{task.model}",
+                    split_task,
+                    (root, task, predictors, _blocks(recipe.split)),
+                    fingerprint,
+                )
+            )
+        results = run.blocks("train", tasks)
+        return _report(run, table, results, compared)
+
+    return run.stage("train", fingerprint, lambda: None, work)
+
+
+def sides(table: pd.DataFrame, split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the training and of the validation side."""
+    per_split: dict[str, dict[str, Any]] = {
+        "random": {"fraction": split.fraction},
+        "time-block": {"days": split.block_days},
+        "space-block": {"cells": split.block_cells},
+    }
+    settings = per_split[split.validation]
+    if split.validation != "random":
+        settings["n_splits"] = max(2, round(1 / split.fraction))
+    train_rows, validation_rows = next(iter(splits.make_split(split.validation, seed=seed, **settings).split(table)))
+    return train_rows, validation_rows
+
+
+def fit_task(
+    root: str, name: str, settings: Mapping[str, Any], predictors: Sequence[str], split: Split, seed: int
+) -> dict[str, Any]:
+    """Fit one model on the training side, keep it as an artefact, score it on the validation side."""
+    workspace = Workspace(Path(root))
+    table = workspace.samples
+    train_rows, validation_rows = sides(table, split, seed)
+    known, unseen = table.iloc[train_rows], table.iloc[validation_rows]
+    model, seconds = selection.fit_fold(
+        name,
+        settings,
+        _matrix(known, predictors),
+        _target(known),
+        _groups(known, split),
+        known["weight"].to_numpy(np.float64),
+        seed,
+    )
+    scores = selection.score_fold(unseen[TARGET], model.predict(_matrix(unseen, predictors)))
+    training = selection.score_fold(known[TARGET], model.predict(_matrix(known, predictors)))
+    influence = importances(model, _matrix(unseen, predictors), _target(unseen), list(predictors), seed=seed, repeats=3)
+    extra = {
+        "validation": _plain(scores),
+        "training": _plain(training),
+        "split": split.validation,
+        "rows": len(known),
+        "seed": seed,
+    }
+    save_model(workspace.model(name), model, list(predictors), known[list(predictors)], extra, kind=name, name=name)
+    return {
+        "validation": _plain(scores),
+        "training": _plain(training),
+        "traces": _traces(model),
+        "importances": {
+            column: _plain(influence[column].to_dict()) for column in influence if column != "permutation_std"
+        },
+        "chosen": _plain(getattr(model, "best_params_", {}) or {}),
+        "seconds": seconds,
+    }
+
+
+def inner_task(
+    root: str, name: str, settings: Mapping[str, Any], predictors: Sequence[str], split: Split, seed: int
+) -> dict[str, Any]:
+    """Score one model on inner folds of the training side: what models are compared by."""
+    table = Workspace(Path(root)).samples
+    known = table.iloc[sides(table, split, seed)[0]]
+    groups = _groups(known, split)
+    rows = selection.inner_scores(
+        {name: settings},
+        _matrix(known, predictors),
+        _target(known),
+        groups,
+        known["weight"].to_numpy(np.float64),
+        folds=split.inner_folds,
+        seed=seed,
+    )
+    return {"rows": _records(rows.drop(columns="fit_seconds"))}
+
+
+def split_task(root: str, task: selection.Task, predictors: Sequence[str], blocks: Mapping[str, Any]) -> dict[str, Any]:
+    """Predictions of one model on one fold of one split."""
+    found = selection.run_task(task, Workspace(Path(root)).samples, list(predictors), TARGET, blocks)
+    return {
+        "row": found["row"].tolist(),
+        "reference": found["reference"].tolist(),
+        "estimate": found["estimate"].tolist(),
+        "fit_seconds": float(found["fit_seconds"].iloc[0]),
+    }
+
+
+def _compared(
+    models: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, split: Split, seed: int
+) -> list[selection.Task]:
+    """Tasks of the splits that the recipe compares side by side."""
+    settings: dict[str, dict[str, Any]] = {
+        "random": {"fraction": split.fraction},
+        "time-block": {"days": split.block_days, "n_splits": split.folds},
+        "space-block": {"cells": split.block_cells, "n_splits": split.folds},
+        "space-time": {"cells": split.block_cells, "days": split.block_days, "n_splits": split.folds},
+    }
+    wanted: dict[str, splits.Splitter] = {
+        name: splits.make_split(name, seed=seed, **settings[name]) for name in split.compare
+    }
+    return selection.plan_tasks({n: dict(s) for n, s in models.items()}, table, wanted, seed)
+
+
+def _blocks(split: Split) -> dict[str, Any]:
+    return {"cells": split.block_cells, "days": split.block_days}
+
+
+def _groups(table: pd.DataFrame, split: Split) -> np.ndarray | None:
+    """Blocks that inner folds keep whole."""
+    how = split.validation if split.inner is None else split.inner
+    return None if how == "random" else splits.inner_groups(table, how, **_blocks(split))
+
+
+def _matrix(table: pd.DataFrame, predictors: Sequence[str]) -> np.ndarray:
+    return table[list(predictors)].to_numpy(np.float32)
+
+
+def _target(table: pd.DataFrame) -> np.ndarray:
+    return table[TARGET].to_numpy(np.float64)
+
+
+def _traces(model: Any) -> dict[str, dict[str, list[float]]]:
+    """Curves that a model kept of its training."""
+    found = {}
+    for attribute in ("ga_trace_", "lm_trace_", "history_"):
+        trace = getattr(model, attribute, None)
+        if isinstance(trace, Mapping):
+            curves = {str(k): np.asarray(v, np.float64) for k, v in trace.items()}
+            found[attribute.rstrip("_")] = {
+                k: [None if not np.isfinite(x) else float(x) for x in v.ravel()]
+                for k, v in curves.items()
+                if v.ndim == 1
+            }
+    return found  # type: ignore[return-value]
+
+
+def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """JSON-able: NaN is null, NumPy scalars are numbers."""
+    plain = {}
+    for key, value in values.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        plain[str(key)] = None if isinstance(value, float) and not np.isfinite(value) else value
+    return plain
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [_plain(row) for row in table.to_dict("records")]
+
+
+def _report(
+    run: Run, table: pd.DataFrame, results: Mapping[str, Any], compared: Sequence[selection.Task]
+) -> dict[str, Any]:
+    models = list(run.recipe.models)
+    inner = pd.DataFrame([row for name in models for row in results[f"inner/{name}"]["rows"]])
+    predictions = []
+    for i, task in enumerate(compared):
+        found = results[f"split/{i}-{task.split}-{task.fold}-{task.model}"]
+        predictions.append(pd.DataFrame({"model": task.model, "split": task.split, "fold": task.fold, **found}))
+    train_rows, validation_rows = sides(table, run.recipe.split, run.recipe.seed)
+    return {
+        "rows": {"training": len(train_rows), "validation": len(validation_rows)},
+        "validation": [
+            {"model": name, "split": run.recipe.split.validation, **results[f"fit/{name}"]["validation"]}
+            for name in models
+        ],
+        "training": [{"model": name, **results[f"fit/{name}"]["training"]} for name in models],
+        "inner": _records(inner),
+        "splits": _records(selection.score_table(predictions).drop(columns="fit_seconds")) if predictions else [],
+        "best": selection.choose_best(inner),
+        "traces": {name: results[f"fit/{name}"]["traces"] for name in models},
+        "importances": {name: results[f"fit/{name}"]["importances"] for name in models},
+        "chosen": {name: results[f"fit/{name}"]["chosen"] for name in models},
+    }

@@ -1,0 +1,1 @@
+"""Raw files in, labelled Datasets out: one module a product family."""

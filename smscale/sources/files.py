@@ -1,0 +1,97 @@
+"""What every reader needs to know of a raw file before a library opens it: is it whole, is it what its name says.
+
+HDF4 and HDF5 libraries are not thread-safe: whoever opens such a file holds `HDF_LOCK` from opening to closing.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from smscale.errors import InputError
+
+HDF_LOCK = threading.RLock()
+
+Kind = Literal["HDF4", "HDF5", "TIFF"]
+
+#: First bytes of each kind (HDF4 specification 2.2; HDF5 file format 3.0, section II.A; TIFF 6.0 and BigTIFF).
+_SIGNATURES: dict[Kind, tuple[bytes, ...]] = {
+    "HDF4": (b"\x0e\x03\x13\x01",),
+    "HDF5": (b"\x89HDF\r\n\x1a\n",),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+}
+_AGAIN = "download it again"
+
+
+def defect(path: Path, kind: Kind) -> str | None:
+    """Why a file cannot be a whole `kind` file, or None. Reads a few hundred bytes.
+
+    Finds missing and empty files, folders, web pages saved under a data file's name, other formats, and HDF files
+    that are shorter than they say of themselves.
+    """
+    if not path.exists():
+        return "there is no such file"
+    if path.is_dir():
+        return f"is a folder, expected one {kind} file"
+    size = path.stat().st_size
+    if size == 0:
+        return f"is empty (0 bytes): {_AGAIN}"
+    with path.open("rb") as file:
+        head = file.read(512)
+        if not head.startswith(_SIGNATURES[kind]):
+            text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+            if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+                return f"is a web page (a login or error page?), expected {kind}: log in and {_AGAIN}"
+            return f"is not {kind} (it starts with {head[:4]!r}): {_AGAIN}"
+        needed = {"HDF4": _hdf4_length, "HDF5": _hdf5_length, "TIFF": lambda _: 0}[kind](file)
+    if needed > size:
+        return f"is truncated: it holds {size} of at least {needed} bytes: {_AGAIN}"
+    return None
+
+
+def check(path: str | Path, kind: Kind) -> Path:
+    """The path, if it is a whole `kind` file as far as `defect` can tell; else InputError."""
+    path = Path(path)
+    reason = defect(path, kind)
+    if reason:
+        raise InputError(f"{path}: {reason}")
+    return path
+
+
+def _hdf5_length(file: BinaryIO) -> int:
+    """Bytes that the superblock promises (HDF5 file format, II.A: end-of-file address; versions 0 to 3)."""
+    file.seek(8)
+    block = file.read(88)
+    version = block[0] if block else 255
+    if version in (0, 1):
+        start, width = 16 + 4 * version, block[5]
+        position = start + 2 * width
+    elif version in (2, 3):
+        width = block[1]
+        position = 4 + 2 * width
+    else:
+        return 0
+    return int.from_bytes(block[position : position + width], "little")
+
+
+def _hdf4_length(file: BinaryIO) -> int:
+    """Largest end of any data element that the descriptor blocks list (HDF4 specification, 2.3)."""
+    end, block, seen = 0, 4, set()
+    while block and block not in seen:
+        seen.add(block)
+        file.seek(block)
+        header = file.read(6)
+        if len(header) < 6:
+            return block + 6
+        count, following = struct.unpack(">HI", header)
+        table = file.read(12 * count)
+        end = max(end, block + 6 + 12 * count)
+        if len(table) < 12 * count:
+            return end
+        for tag, _, offset, length in struct.iter_unpack(">HHII", table):
+            if tag != 1 and offset != 0xFFFFFFFF and length != 0xFFFFFFFF:  # tag 1: an empty descriptor
+                end = max(end, offset + length)
+        block = following
+    return end

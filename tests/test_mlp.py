@@ -1,0 +1,99 @@
+"""The fused network against NumPy in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from smscale.kernels import mlp
+
+Network = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]
+
+
+def random_network(k: int, h: int, seed: int = 0) -> Network:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(k, h)), rng.normal(size=h), rng.normal(size=h), float(rng.normal())
+
+
+def reference(x: NDArray[np.floating], network: Network) -> NDArray[np.float64]:
+    w1, b1, w2, b2 = network
+    return np.asarray(np.tanh(x.astype(np.float64) @ w1 + b1) @ w2 + b2)
+
+
+def test_tanh_is_as_exact_as_its_comment_says() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 200_001), [0.0, 1e-20, -1e-6, 1e9, -np.inf]]).astype(np.float32)
+    error = np.abs(mlp.tanh(x) - np.tanh(x.astype(np.float64)))
+    assert error.max() < 6e-7  # 4e-7 of the fraction, 3.4e-7 where it is cut off
+    small = np.abs(x) < 1
+    assert np.all(error[small] <= 5e-7 * np.abs(x[small]))
+
+
+@given(n=st.integers(0, 1300), k=st.integers(1, 14), h=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_table_agrees_with_numpy(n: int, k: int, h: int, seed: int) -> None:
+    network = random_network(k, h, seed)
+    x = np.random.default_rng(seed).normal(size=(n, k)).astype(np.float32)
+    # 1e-6 per neuron: tanh 4e-7, and float32 rounding of a sum of k products of size 1
+    np.testing.assert_allclose(mlp.predict(x, *network), reference(x, network), atol=2e-6 * (h + k))
+
+
+def test_one_neuron_by_hand() -> None:
+    found = mlp.predict([[0.5, 2.0]], w1=[[1.0], [-0.25]], b1=[0.5], w2=[3.0], b2=-1.0)
+    assert found[0] == pytest.approx(3 * np.tanh(0.5) - 1, abs=1e-6)
+
+
+def test_missing_and_infinite_predictors_give_nan_and_nothing_else_does() -> None:
+    network = random_network(4, 5)
+    x = np.random.default_rng(1).normal(size=(2000, 4))
+    x[3, 0], x[700, 3], x[1999, 1] = np.nan, np.inf, -np.inf
+    found = mlp.predict(x, *network)
+    assert np.flatnonzero(np.isnan(found)).tolist() == [3, 700, 1999]
+
+
+def test_shift_is_taken_off_before_rounding() -> None:
+    """A predictor of 2e6 that varies by 1: without the shift float32 would leave steps of 0.25."""
+    x = 2e6 + np.random.default_rng(0).uniform(-1, 1, size=(500, 1))
+    w1, b1, w2, b2 = random_network(1, 4)
+    planes = mlp.predict_planes([x[:, 0]], w1, b1, w2, b2, shift=[2e6])
+    np.testing.assert_allclose(planes, reference(x - 2e6, (w1, b1, w2, b2)), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 400), (5, 60, 70), (2, 3, 4, 5), (1, 40_000), (40_000, 1), (0, 4)])
+def test_planes_agree_with_the_table(shape: tuple[int, ...]) -> None:
+    network = random_network(3, 4)
+    rng = np.random.default_rng(2)
+    planes = [rng.normal(size=shape).astype(np.float32) for _ in range(3)]
+    found = mlp.predict_planes(planes, *network)
+    assert found.shape == shape
+    table = np.stack([plane.ravel() for plane in planes], axis=1)
+    np.testing.assert_array_equal(found.ravel(), mlp.predict(table, *network))
+
+
+def test_planes_broadcast_scalars_rows_and_columns() -> None:
+    network = random_network(4, 3)
+    time, lat, lon = np.array([1.0, 2.0]), np.linspace(0, 1, 5), np.linspace(-1, 1, 6)
+    cube = np.random.default_rng(0).normal(size=(2, 5, 6))
+    found = mlp.predict_planes([time[:, None, None], lat[:, None], lon[None, :], cube], *network)
+    full = np.stack(np.broadcast_arrays(time[:, None, None], lat[:, None], lon[None, :], cube), axis=-1)
+    np.testing.assert_allclose(found, reference(full.reshape(-1, 4), network).reshape(2, 5, 6), atol=1e-5)
+
+
+def test_a_cell_does_not_depend_on_where_it_stands() -> None:
+    """Blocks of work are always whole: the same bytes whatever the chunking."""
+    network = random_network(5, 7)
+    x = np.random.default_rng(0).normal(size=(1500, 5)).astype(np.float32)
+    whole = mlp.predict(x, *network)
+    for cut in (1, 13, 511, 512, 777):
+        parts = [mlp.predict(x[i : i + cut], *network) for i in range(0, 1500, cut)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(mlp.predict_planes(list(x.T), *network), whole)
+
+
+@given(shape=st.lists(st.integers(0, 9), min_size=1, max_size=4), cells=st.integers(1, 200))
+def test_slabs_cover_every_cell_once(shape: list[int], cells: int) -> None:
+    count = np.zeros(shape, np.int64)
+    for index in mlp.slabs(tuple(shape), cells):
+        assert count[index].size <= cells or count[index].size == 1
+        count[index] += 1
+    assert (count == 1).all()
