@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     pipeline.run(
         recipe,
         workspace,
-        cluster=options.cluster,
+        cluster=None if options.cluster == "none" else options.cluster,
         only=options.only,
         fresh=options.fresh,
         progress=not options.quiet,
@@ -94,7 +94,7 @@ def _simulate(options: argparse.Namespace) -> int:
     pipeline.simulate(
         Path(options.world),
         Path(options.out).absolute(),
-        cluster=options.cluster,
+        cluster=None if options.cluster == "none" else options.cluster,
         progress=not options.quiet,
         say=sys.stdout.write,
     )

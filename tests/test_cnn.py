@@ -22,6 +22,7 @@ from smscale.models.cnn import (
     inner_split,
     merge_rows,
     ridge_coefficients,
+    ridge_penalty,
 )
 
 SMALL: dict[str, Any] = {"epochs": 30, "filters": (4, 4, 4, 4), "dropout": 0.0, "learning_rate": 0.01, "patience": 15}
@@ -158,18 +159,25 @@ def test_inner_split_keeps_groups_whole_and_covers_all_rows(labels: list[int], f
         assert not set(group[training]) & set(group[validation])
 
 
-def test_ridge_start_equals_scikit_learns_ridge_of_the_best_penalty() -> None:
+def test_ridge_equals_scikit_learns_for_every_penalty() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(90, 3)) @ rng.normal(size=(3, 3))
     y = X @ [0.5, -0.2, 0.1] + rng.normal(size=90)
     weight = rng.uniform(0.5, 2, 90)
-    training, validation = np.arange(60), np.arange(60, 90)
-    models = [
-        Ridge(penalty * weight[:60].sum(), fit_intercept=False).fit(X[:60], y[:60], weight[:60])
-        for penalty in PENALTIES
-    ]
-    best = min(models, key=lambda model: np.average((model.predict(X[60:]) - y[60:]) ** 2, weights=weight[60:]))
-    np.testing.assert_allclose(ridge_coefficients(X, y, weight, training, validation), best.coef_, rtol=1e-9)
+    ours = ridge_coefficients(X, y, weight, PENALTIES)
+    for number, penalty in enumerate(PENALTIES):
+        theirs = Ridge(penalty * weight.sum(), fit_intercept=False).fit(X, y, weight)
+        np.testing.assert_allclose(ours[:, number], theirs.coef_, rtol=1e-9)
+    np.testing.assert_array_equal(ridge_coefficients(X, y, weight, np.inf), np.zeros(3))
+
+
+def test_ridge_penalty_grows_when_groups_tell_that_nothing_carries_over() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(12), 30)
+    X = rng.normal(size=(12, 6))[group]
+    y = rng.normal(size=12)[group]
+    blocked = ridge_penalty(X, y, np.ones(360), group, 0)
+    assert blocked > 100 * ridge_penalty(X, y, np.ones(360), np.arange(360), 0)
 
 
 def test_groups_and_weights_change_the_fit_and_bad_ones_are_refused(fitted: CNNRegressor) -> None:

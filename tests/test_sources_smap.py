@@ -227,6 +227,16 @@ def test_default_algorithm_follows_the_version(tmp_path: Path, version: str, def
     assert ds.attrs["algorithm"] == default
 
 
+@pytest.mark.parametrize(
+    ("release", "default"), [("R14010", "scav"), ("R17000", "scav"), ("R18290", "dca"), ("R19240", "dca")]
+)
+def test_default_algorithm_follows_the_release_where_no_version_is_stated(
+    tmp_path: Path, release: str, default: str
+) -> None:
+    path = write_l3(tmp_path / NAME.replace("R18290", release), version="", observed=ONE)
+    assert open_smap(path).attrs["algorithm"] == default
+
+
 def test_algorithm_is_chosen_by_name_and_an_absent_one_is_refused(tmp_path: Path) -> None:
     path = write_l3(tmp_path / NAME, observed=ONE, extra={"soil_moisture_scav": 0.05})
     with h5py.File(path, "a") as file:

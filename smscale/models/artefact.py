@@ -41,7 +41,7 @@ def save(folder: Path | str, kind: str, arrays: Mapping[str, NDArray[Any]], meta
     folder = Path(folder)
     if folder.exists() and not (folder / RECORD).is_file():
         raise InputError(f"{folder}: exists and is not a model; give another folder or remove it")
-    weights = encode({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    weights = encode({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)})
     record = {"format": FORMAT, "version": VERSION, "kind": kind, "weights_sha256": _sha(weights), "meta": plain(meta)}
     record["record_sha256"] = _sha(_canonical(record))
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n"

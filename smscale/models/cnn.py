@@ -35,6 +35,7 @@ ROWS = 512
 BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 12, 32, 256
 #: Ridge penalties tried, as shares of a standardised predictor's variance.
 PENALTIES = np.logspace(-4, 1, 21)
+RIDGE_FOLDS = 5
 
 
 class Samples(NamedTuple):
@@ -93,8 +94,9 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
     weight_decay : decoupled decay (AdamW); 0 is plain Adam
     averaging : decay per step of the running mean of the weights, which is what is validated and kept; 0 keeps the
         weights themselves
-    ridge : the network learns what a ridge regression leaves (its penalty chosen on the inner fold), starting from nothing: it
-        departs from the ridge only as far as the inner fold approves. False is the network alone, as the paper's
+    ridge : the network learns what a ridge regression leaves (its penalty chosen on five inner folds), starting from nothing:
+        it departs from the ridge only as far as the inner fold approves. False is the network alone, as the paper's
+    refit : train again on all rows for as many epochs as were best; False keeps the weights of the best epoch
     patience : epochs without a better inner validation after which training ends; None runs all epochs
     validation_fraction : share of rows in the inner validation fold
     accelerator, devices : Lightning's
@@ -122,7 +124,8 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         weight_decay: float = 0.01,
         averaging: float = 0.98,
         ridge: bool = True,
-        patience: int | None = 40,
+        refit: bool = True,
+        patience: int | None = 30,
         validation_fraction: float = 0.2,
         accelerator: str = "cpu",
         devices: int = 1,
@@ -136,6 +139,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.averaging = averaging
         self.ridge = ridge
+        self.refit = refit
         self.patience = patience
         self.validation_fraction = validation_fraction
         self.accelerator = accelerator
@@ -154,6 +158,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             weight_decay=0.0,
             averaging=0.0,
             ridge=False,
+            refit=False,
             patience=None,
             validation_fraction=0.3,
         )
@@ -183,20 +188,23 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         standard = (samples.X - scaling["mean"]) / scaling["scale"]
         values = (samples.y - scaling["target"][0]) / scaling["target"][1]
         weight = samples.weight / samples.weight.mean()
-        linear = np.zeros(standard.shape[1])
-        if self.ridge:
-            linear = ridge_coefficients(standard, values, weight, training, validation)
-        result = cnn_lightning.train(
-            standard.astype(np.float32),
-            (values - standard @ linear).astype(np.float32),
-            weight.astype(np.float32),
-            training,
-            validation,
-            settings=self._training_settings(training.size),
-            seed=seed,
-        )
+        penalty = ridge_penalty(standard, values, weight, samples.group, seed) if self.ridge else np.inf
+        everything = np.arange(values.size)
+
+        def train(rows: Rows, **changed: Any) -> tuple[cnn_lightning.Trained, Floats]:
+            linear = ridge_coefficients(standard[rows], values[rows], weight[rows], penalty)
+            left = (values - standard @ linear).astype(np.float32)
+            table = (standard.astype(np.float32), left, weight.astype(np.float32))
+            settings = self._training_settings(rows.size) | changed
+            return cnn_lightning.train(*table, rows, validation, settings=settings, seed=seed), linear
+
+        result, linear = train(training)
+        arrays = result.arrays
+        if self.refit:
+            again, linear = train(everything, epochs=result.best_epoch, patience=None, keep_last=True)
+            arrays = again.arrays
         variance = float(scaling["target"][1]) ** 2
-        self.arrays_ = scaling | result.arrays | {"linear": linear}
+        self.arrays_ = scaling | arrays | {"linear": linear}
         self.best_epoch_ = result.best_epoch
         self.inner_score_ = float(np.sqrt(result.best_mse * variance))
         self.history_ = {
@@ -234,20 +242,36 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
     def _training_settings(self, rows: int) -> dict[str, Any]:
         batch = self.batch_size or int(np.clip(rows // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
         names = ("epochs", "filters", "dropout", "learning_rate", "weight_decay", "averaging", "patience")
-        return {name: getattr(self, name) for name in (*names, "accelerator", "devices")} | {"batch_size": batch}
+        return {name: getattr(self, name) for name in (*names, "accelerator", "devices")} | {
+            "batch_size": batch,
+            "keep_last": False,
+        }
 
 
-def ridge_coefficients(X: Floats, y: Floats, weight: Floats, training: Rows, validation: Rows) -> Floats:
-    """Coefficients (k,) of a weighted ridge regression through the origin, for standardised X (n, k) and y (n,).
+def ridge_coefficients(X: Floats, y: Floats, weight: Floats, penalty: float | Floats) -> Floats:
+    """Coefficients (k,), or (k, p) for p penalties, of a weighted ridge regression through the origin.
 
-    Fitted on the rows `training`; of `PENALTIES` (per row) the one that is best on the rows `validation` is taken.
+    X (n, k) and y (n,) standardised; a penalty is a share of a standardised predictor's variance, infinity gives zeros.
     """
-    share = weight[training] / weight[training].sum()
-    eigenvalues, vectors = np.linalg.eigh((X[training].T * share) @ X[training])
-    moments = vectors.T @ (X[training].T @ (share * y[training]))
-    candidates = vectors @ (moments[:, None] / (np.maximum(eigenvalues, 0)[:, None] + PENALTIES))
-    errors = weight[validation] @ (X[validation] @ candidates - y[validation, None]) ** 2
-    return candidates[:, np.argmin(errors)]
+    share = weight / weight.sum()
+    eigenvalues, vectors = np.linalg.eigh((X.T * share) @ X)
+    moments = vectors.T @ (X.T @ (share * y))
+    shrunk = moments[:, None] / (np.maximum(eigenvalues, 0)[:, None] + np.atleast_1d(penalty))
+    return (vectors @ shrunk).reshape(-1, *np.shape(penalty))
+
+
+def ridge_penalty(X: Floats, y: Floats, weight: Floats, group: NDArray[np.int64], seed: int) -> float:
+    """The one of `PENALTIES` that is best in cross-validation on up to five folds of whole groups (n,)."""
+    _, labels = np.unique(group, return_inverse=True)
+    if labels.max() == 0:
+        labels = np.arange(y.size)
+    fold = np.random.default_rng(seed).permutation(labels.max() + 1)[labels] % RIDGE_FOLDS
+    errors = np.zeros(PENALTIES.size)
+    for number in np.unique(fold):
+        inside = fold != number
+        candidates = ridge_coefficients(X[inside], y[inside], weight[inside], PENALTIES)
+        errors += weight[~inside] @ (X[~inside] @ candidates - y[~inside, None]) ** 2
+    return float(PENALTIES[np.argmin(errors)])
 
 
 def _group_labels(groups: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:

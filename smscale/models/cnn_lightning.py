@@ -133,7 +133,8 @@ class Regression(lightning.LightningModule):
         error = float(self.trainer.callback_metrics["validation_mse"])
         self.validation_mse.append(error)
         self.training_mse.append(float(mean))
-        if np.isfinite(error) and (self.best is None or error < self.best.best_mse):
+        better = self.best is None or error < self.best.best_mse or self.settings["keep_last"]
+        if np.isfinite(error) and better:
             self.best = Trained(self.averaged.to_arrays(), len(self.validation_mse), error, [], [])
 
     def validation_step(self, batch: list[Tensor], index: int) -> None:
@@ -154,7 +155,9 @@ def train(
     settings: dict[str, Any],
     seed: int,
 ) -> Trained:
-    """Train on the rows `training` of standardised X (n, k), y (n,); the rows `validation` choose the epoch.
+    """Train on the rows `training` of standardised X (n, k), y (n,).
+
+    The rows `validation` choose the epoch that is kept; with the setting `keep_last` it is the last.
 
     Raises
     ------

@@ -30,6 +30,21 @@ QUIET: dict[str, Any] = {
 }
 
 
+class Steps(torch.optim.Optimizer):
+    """An optimiser whose step is one step of Levenberg-Marquardt of every network that is still in training."""
+
+    def __init__(self, networks: nn.ParameterList, runs: list[lm.Training], pool: ThreadPoolExecutor):
+        super().__init__(networks, {})
+        self.runs = runs
+        self.pool = pool
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Advance, and let the parameters follow."""
+        list(self.pool.map(lm.Training.advance, self.runs))
+        for parameter, run in zip(self.param_groups[0]["params"], self.runs, strict=True):
+            parameter.copy_(torch.from_numpy(run.state.x))
+
+
 class LevenbergMarquardt(lightning.LightningModule):
     """Networks trained side by side on their whole batches, by manual optimisation.
 
@@ -45,13 +60,12 @@ class LevenbergMarquardt(lightning.LightningModule):
         self.pool = pool
         self.networks = nn.ParameterList(nn.Parameter(torch.from_numpy(run.state.x.copy()), False) for run in runs)
 
-    def configure_optimizers(self) -> None:
-        """The step is Levenberg-Marquardt's own."""
+    def configure_optimizers(self) -> Steps:
+        return Steps(self.networks, self.runs, self.pool)
 
     def training_step(self, batch: int, index: int) -> None:
-        list(self.pool.map(lm.Training.advance, self.runs))
-        for parameter, run in zip(self.networks, self.runs, strict=True):
-            parameter.copy_(torch.from_numpy(run.state.x))
+        optimizer: Any = self.optimizers()
+        optimizer.step()
         last = [run.watch.trace[-1] for run in self.runs]
         self._report("mse", min(entry.mse for entry in last) * self.variance)
         self._report("validation_mse", min(run.watch.best_mse for run in self.runs) * self.variance)

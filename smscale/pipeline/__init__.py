@@ -49,7 +49,7 @@ def run(
     with workspace.held():
         if fresh:
             _clear(workspace)
-        recipe = _with_world(recipe)
+        recipe = _with_region(recipe)
         claim(recipe, workspace, fresh)
         stages = _stages(recipe)
         wanted = [only] if only else list(stages)
@@ -120,8 +120,12 @@ def _world_file(recipe: Recipe) -> Path:
     return recipe.resolve(str(recipe.world))
 
 
-def _with_world(recipe: Recipe) -> Recipe:
-    """A recipe of a nature run takes region and period from its world where it names none."""
+def _with_region(recipe: Recipe) -> Recipe:
+    """A recipe that names no region takes that of its outline or its world, and of that the period."""
+    if recipe.outline and recipe.region is None:
+        from smscale.sources import outline
+
+        recipe = replace(recipe, region=outline.bounds(outline.read_outline(recipe.resolve(recipe.outline))))
     if not recipe.world:
         return recipe
     from smscale.simulate import World

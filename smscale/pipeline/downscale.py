@@ -13,10 +13,12 @@ import xarray as xr
 
 from smscale import schema, store
 from smscale.blocks import Task
+from smscale.grid import Grid
 from smscale.models import Predictor, load_model
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
 from smscale.schema import Status
+from smscale.sources.outline import inside, read_outline
 from smscale.workspace import Workspace, predictor_plane
 
 #: Bits without a value, by predictor: LST is missing under cloud, all else for want of data.
@@ -28,15 +30,24 @@ def downscale(run: Run, layout: Layout) -> dict[str, Any]:
     recipe = run.recipe
     models = list(recipe.models)
     fingerprint = store.fingerprint(
-        "downscale", 1, run.upstream("train"), recipe.part("models", "predictors", "match", "modis", "bounds")
+        "downscale",
+        1,
+        run.upstream("train"),
+        recipe.part("models", "predictors", "match", "modis", "bounds", "outline"),
     )
     path = str(run.workspace.maps_path)
 
     def work() -> dict[str, Any]:
-        settings = (recipe.match.exclude_land_cover, recipe.bounds, recipe.modis.never_later)
+        outline = str(recipe.resolve(recipe.outline)) if recipe.outline else None
+        settings = (recipe.match.exclude_land_cover, recipe.bounds, recipe.modis.never_later, outline)
         args = (str(run.workspace.root), models, settings, run.upstream("train"))
         tasks = [
-            Task(f"{slab.start}-{rows.start}-{cols.start}", block, (*args, (slab, rows, cols)), fingerprint)
+            Task(
+                f"{slab.start}-{rows.start}-{cols.start}",
+                block,
+                (*args, layout.grid.window(rows, cols), (slab, rows, cols)),
+                fingerprint,
+            )
             for slab in layout.slabs()
             for rows, cols in layout.tiles()
         ]
@@ -91,15 +102,22 @@ def _model(folder: str, fingerprint: str) -> Predictor:
     return load_model(folder)
 
 
+@lru_cache(maxsize=2)
+def _polygons(outline: str) -> list[dict[str, Any]]:
+    """The region's outline, read once by each worker."""
+    return read_outline(outline)
+
+
 def block(
     root: str,
     models: Sequence[str],
-    settings: tuple[tuple[int, ...], tuple[float, float], bool],
+    settings: tuple[tuple[int, ...], tuple[float, float], bool, str | None],
     trained: str,
+    grid: Grid,
     region: tuple[slice, slice, slice],
 ) -> dict[str, Any]:
     """Every model on one block."""
-    excluded, bounds, never_later = settings
+    excluded, bounds, never_later, outline = settings
     slab, rows, cols = region
     workspace = Workspace(Path(root))
     steps = workspace.steps.isel(time=slab)
@@ -108,6 +126,8 @@ def block(
     shape = (steps.sizes["time"], rows.stop - rows.start, cols.stop - cols.start)
     planes = {name: _plane(workspace, name, steps, never_later, rows, cols) for name in names}
     missing = _missing(planes, shape, excluded)
+    if outline is not None:
+        missing[:, ~inside(_polygons(outline), grid)] |= np.uint32(Status.OUTSIDE_REGION)
     maps, counts, digests = [], {}, {}
     for name, predictor in predictors.items():
         values, status = _predict(predictor, planes, missing, bounds)

@@ -167,7 +167,7 @@ def _lay_out_land_cover(layout: Layout, inputs: Inputs, path: str) -> None:
         "long_name": "IGBP land cover class",
         "flag_values": np.arange(1, 18, dtype=np.uint8),
         "flag_meanings": " ".join(name.replace(" ", "_") for name in schema.IGBP),
-        "missing_value": np.uint8(schema.LAND_COVER_FILL),
+        "comment": f"{schema.LAND_COVER_FILL} where unknown",
         **_mapping(layout.grid),
     }
     values = store.empty((len(years), *layout.grid.shape), np.uint8, schema.LAND_COVER_FILL)
@@ -182,7 +182,7 @@ def _lay_out_land_cover(layout: Layout, inputs: Inputs, path: str) -> None:
 def _lay_out_coarse(layout: Layout, path: str) -> None:
     shape = (layout.steps.sizes["time"], *layout.coarse.shape)
     dims = ("time", "lat", "lon")
-    bits = {"missing_value": np.uint16(65534)}
+    bits = {"comment": "65534 where not observed"}
     data = {
         "soil_moisture": (dims, store.empty(shape, np.float32), schema.VARIABLES["soil_moisture"].attrs),
         "weight": (

@@ -64,7 +64,7 @@ def _lay_out(layout: Layout, path: str, moving: Sequence[str], fixed: Sequence[s
             variable = schema.VARIABLES[name]
             is_class = variable.kind == "class"
             fill = schema.LAND_COVER_FILL if is_class else np.nan
-            attrs = {**variable.attrs, **({"missing_value": np.uint8(fill)} if is_class else {})}
+            attrs = {**variable.attrs, **({"comment": f"{fill} where unknown"} if is_class else {})}
             data[name] = (dims, store.empty(shape, np.uint8 if is_class else np.float32, fill), attrs)
             fraction = {"long_name": f"share of the cell's area with valid {name}", "units": "1"}
             data[f"valid_fraction_{name}"] = (dims, store.empty(shape, np.float32), fraction)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -272,7 +273,7 @@ def _is_number(value: Any) -> bool:
 
 def _date(key: str, value: Any, where: str) -> pd.Timestamp:
     try:
-        return pd.Timestamp(value).normalize()
+        return pd.Timestamp(value if isinstance(value, date) else date.fromisoformat(value))
     except (ValueError, TypeError):
         raise RecipeError(f"{where}: {key}: found {value!r}, expected {_EXPECTED[key]}") from None
 

@@ -130,7 +130,9 @@ def _resample(
                     "width": shape[1],
                     "resampling": how,
                 }
-                with WarpedVRT(source, src_crs=source.crs or "EPSG:4326", **options) as view:
+                # Degrees are degrees: the sphere that some products name is not worth a datum shift.
+                crs = "EPSG:4326" if source.crs is None or source.crs.is_geographic else source.crs
+                with WarpedVRT(source, src_crs=crs, **options) as view:
                     values = view.read(1, masked=True).astype(np.float64).filled(np.nan)
         except rasterio.errors.RasterioError as error:
             raise InputError(f"{path}: cannot be read as a raster: {error}") from None
@@ -180,10 +182,8 @@ def read_posts(paths: Sequence[str], west: float, north: float, posts: tuple[int
     row0, col0 = round(-north * POSTS), round(west * POSTS)
     for path in paths:
         with rasterio.open(path) as tile:
-            top, left = (
-                round(-(tile.transform * (0.5, 0.5))[1] * POSTS),
-                round((tile.transform * (0.5, 0.5))[0] * POSTS),
-            )
+            corner = tile.transform
+            top, left = round(-(corner.f + corner.e / 2) * POSTS), round((corner.c + corner.a / 2) * POSTS)
             r0, r1 = max(row0, top), min(row0 + posts[0], top + tile.height)
             c0, c1 = max(col0, left), min(col0 + posts[1], left + tile.width)
             if r1 <= r0 or c1 <= c0:

@@ -286,7 +286,10 @@ def _decode(
     if raw.shape != shape:
         raise InputError(f"{path}: {layer['data_set']} has shape {raw.shape}, its grid {shape}")
     low, high = layer["valid"]
-    valid = (raw >= low) & (raw <= high) & ~np.isin(raw, layer["fill"])
+    valid = (raw >= low) & (raw <= high)
+    for fill in layer["fill"]:
+        if low <= fill <= high:
+            valid &= raw != fill
     keep = valid if accepted is None else valid & accepted
     attrs = dict(VARIABLES[layer["variable"]].attrs)
     attrs |= {"pixels_fill": int((~valid).sum()), "pixels_rejected": int((valid & ~keep).sum())}

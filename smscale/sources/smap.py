@@ -354,20 +354,28 @@ def parse_utc(text: NDArray) -> NDArray[np.datetime64]:
 
 def _facts(file: h5py.File, path: Path, algorithm: str | None) -> dict[str, Any]:
     """product, version, the chosen algorithm and the default one."""
-    table = TABLES["default_algorithm"]
     version = _version(file)
-    release = re.search(r"_(R\d\d)\d{3}_", path.name)
-    number = version if version else TABLES["release_version"].get(release[1], 0) if release else 0
-    default = table["after"] if number >= table["first_dca_version"] or number == 0 else table["before"]
+    default = _default_algorithm(version, path)
     chosen = default if algorithm is None else algorithm.lower().replace("-", "")
     if chosen not in TABLES["algorithms"]:
         raise InputError(f"algorithm must be one of {', '.join(TABLES['algorithms'])} or None, got {algorithm!r}")
     return {
         "product": _product(file, path),
-        "version": number,
+        "version": version,
         "algorithm": chosen,
         "default_algorithm": default,
     }
+
+
+def _default_algorithm(version: int, path: Path) -> str:
+    """The product's baseline, by its version, else by the composite release in its name (R18290); the newest if neither is known."""
+    table = TABLES["default_algorithm"]
+    release = re.search(r"_R(\d\d)\d{3}_", path.name)
+    if version:
+        new = version >= table["first_dca_version"]
+    else:
+        new = release is None or int(release[1]) >= table["first_dca_release"]
+    return table["after"] if new else table["before"]
 
 
 def _metadata(file: h5py.File, name: str) -> str:

@@ -286,7 +286,9 @@ def _csv_records(path: Path, problems: _Problems) -> Iterator[_Record]:
     if lacking:
         raise InputError(f"{path}: lacks the column {', '.join(lacking)}; found {', '.join(table.columns[:12])}")
     lines = sum(1 for line in text.splitlines() if line.strip()) - 1
-    time = pd.to_datetime(table["time"], format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None)
+    time = pd.to_datetime(
+        table["time"].str.replace("/", "-"), format="ISO8601", utc=True, errors="coerce"
+    ).dt.tz_localize(None)
     value = pd.to_numeric(table["soil_moisture"].replace("", "nan"), errors="coerce")
     good = (
         time.notna()
