@@ -118,13 +118,22 @@ class Resources:
 
 @dataclass(frozen=True)
 class Coarsened:
-    """A coarse target made from a fine field that is its own truth (a recovery experiment)."""
+    """A coarse target made from a fine field that is its own truth (a recovery experiment).
 
-    file: str = ""
-    variable: str = "soil_moisture"
-    elevation: str = ""
-    land_cover: str = ""
+    folder : where the files lie, relative to the recipe; `${NAME}` in it is an environment variable
+    file, elevation, land_cover : the fine field (SMAP L4), global 5' elevation and global IGBP land cover, in that folder
+    with_surface_temperature : train every model a second time, with the fine field's own surface temperature
+    """
+
+    file: str
+    elevation: str
+    land_cover: str
+    folder: str = "."
     with_surface_temperature: bool = True
+
+
+#: Predictors that a recovery has: its surface temperature comes by `with_surface_temperature`.
+RECOVERY_PREDICTORS = ("longitude", "latitude", "elevation", "slope", "aspect", "land_cover")
 
 
 @dataclass(frozen=True)
@@ -334,6 +343,8 @@ def _check(recipe: Recipe, where: str) -> None:
                 f"predictors among {', '.join(schema.PAPER_PREDICTORS)}"
                 + (f"; did you mean {near[0]}?" if near else ""),
             )
+        if recipe.recovery and name not in RECOVERY_PREDICTORS:
+            refuse("predictors", name, f"in a recovery, predictors among {', '.join(RECOVERY_PREDICTORS)}")
     if not recipe.predictors or len(set(recipe.predictors)) != len(recipe.predictors):
         refuse("predictors", list(recipe.predictors), "at least one predictor, each once")
     for name in recipe.models:

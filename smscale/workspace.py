@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,13 +62,15 @@ class Workspace:
         write_text(self.root / "ledger" / f"{stage}.json", json.dumps(record, indent=1))
 
     def begin(self, stage: str, fingerprint: str) -> bool:
-        """Whether a stage begins anew: True, and the old record is gone, unless it was prepared from the same things."""
+        """Whether a stage begins anew: False where it was prepared from the same things and only goes on."""
         prepared = self._json(self.root / "ledger" / f"{stage}.prepared.json")
-        if prepared is not None and prepared["fingerprint"] == fingerprint:
-            return False
+        return prepared is None or prepared["fingerprint"] != fingerprint
+
+    def forget(self, stage: str) -> None:
+        """Remove every record of a stage: first that it is finished, last its blocks."""
         for suffix in (".json", ".prepared.json"):
             (self.root / "ledger" / f"{stage}{suffix}").unlink(missing_ok=True)
-        return True
+        shutil.rmtree(self.root / "ledger" / stage, ignore_errors=True)
 
     def prepared(self, stage: str, fingerprint: str) -> None:
         """Enter that a stage's empty arrays stand: an interrupted stage goes on from here."""

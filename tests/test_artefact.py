@@ -172,7 +172,7 @@ def test_nothing_pickled_is_saved(folder: Path) -> None:
 
 
 def test_missing_features_give_nan_rows(folder: Path, sample_table: pd.DataFrame) -> None:
-    x = sample_table[list(FEATURES)].to_numpy()
+    x = sample_table[list(FEATURES)].to_numpy(copy=True)
     x[4, 1], x[9, 0] = np.nan, np.inf
     found = load_model(folder).predict(x)
     assert np.flatnonzero(np.isnan(found)).tolist() == [4, 9]

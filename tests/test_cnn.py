@@ -25,7 +25,7 @@ from smscale.models.cnn import (
     ridge_penalty,
 )
 
-SMALL: dict[str, Any] = {"epochs": 30, "filters": (4, 4, 4, 4), "dropout": 0.0, "learning_rate": 0.01, "patience": 15}
+SMALL: dict[str, Any] = {"epochs": 15, "filters": (4, 4, 4, 4), "dropout": 0.0, "learning_rate": 0.01, "patience": 15}
 
 
 def made(rows: int = 120, predictors: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def made(rows: int = 120, predictors: int = 5, seed: int = 0) -> tuple[np.ndarra
     return X, 0.25 + 0.05 * np.tanh(X[:, 0]) * X[:, 1] + 0.002 * rng.normal(size=rows)
 
 
-@parametrize_with_checks([CNNRegressor(random_state=0, **(SMALL | {"epochs": 40, "patience": 15}))])
+@parametrize_with_checks([CNNRegressor(random_state=0, **(SMALL | {"epochs": 4}))])
 def test_estimator_passes_scikit_learns_checks(estimator: CNNRegressor, check: Any) -> None:
     check(estimator)
 
@@ -89,7 +89,7 @@ def fitted() -> CNNRegressor:
 
 def test_fit_learns_what_ridge_cannot() -> None:
     X, y = made(320)
-    network = CNNRegressor(random_state=0, epochs=60, learning_rate=0.005).fit(X[:260], y[:260])
+    network = CNNRegressor(random_state=0, epochs=40, learning_rate=0.01).fit(X[:260], y[:260])
     error = np.sqrt(np.mean((network.predict(X[260:]) - y[260:]) ** 2))
     ridge = RidgeCV().fit(X[:260], y[:260])
     assert error < 0.6 * np.sqrt(np.mean((ridge.predict(X[260:]) - y[260:]) ** 2))

@@ -211,9 +211,9 @@ def test_settings_out_of_range_are_refused_in_one_line(table: Table, changes: di
 def test_missing_values_are_refused(table: Table, bad: float) -> None:
     x = table[0].copy()
     x[3, 2] = bad
-    with pytest.raises(ValueError, match="NaN|infinity"):
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
         quick().fit(x, table[1])
-    with pytest.raises(ValueError, match="NaN|infinity"):
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
         quick().fit(*table).predict(x)
 
 

@@ -433,7 +433,7 @@ def test_smap_mornings_lie_in_the_file_of_the_utc_day_before(out):
 
 
 def test_footprint_weights_are_an_antennas(world):
-    rows, cols, weights = antenna(world.grid, 103.2, 32.0)
+    rows, _, weights = antenna(world.grid, 103.2, 32.0)
     assert rows.stop - rows.start == pytest.approx(2 * 36 / 1.112, abs=2)
     assert weights.max() > 0
     np.testing.assert_allclose(footprint_mean(np.full(weights.shape, 0.3), weights), 0.3)

@@ -30,7 +30,11 @@ LIBRARIES = ("smscale", "numpy", "numba", "scikit-learn", "torch", "pytorch-ligh
 
 
 class Model(Protocol):
-    """What predicts once loaded."""
+    """What predicts once loaded.
+
+    It may also have `predict_planes(planes)`, which takes broadcastable planes of any float type, missing values
+    included, and gives NaN for those; it is then used for tables too.
+    """
 
     def predict(self, x: Any) -> Floats32:
         """(n, k) float32, finite -> (n,) float32."""
@@ -78,6 +82,9 @@ class Predictor:
             raise InputError(
                 f"model {self.name}: needs (n, {len(self.features)}) values of {', '.join(self.features)}; got {rows.shape}"
             )
+        own = getattr(self.model, "predict_planes", None)
+        if own is not None:
+            return np.asarray(own(list(rows.T)), np.float32)
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         known = np.isfinite(rows).all(axis=1)
         if known.all() and len(rows):

@@ -58,7 +58,7 @@ def run(
         for leftover in (workspace.cube, workspace.maps_path):
             store.sweep(leftover)
         with _workers(recipe, cluster) as client:
-            going = Run(recipe, workspace, client, progress, say)
+            going = Run(recipe, workspace, tuple(stages), client, progress, say)
             if recipe.world and not only:
                 _simulate(_world_file(recipe), workspace.root / "world", client, progress, say)
             reports = {}

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe in a workspace."""
+    """One run of a recipe in a workspace; `order` names its stages from first to last."""
 
     recipe: Recipe
     workspace: Workspace
+    order: tuple[str, ...] = ()
     client: Client | Callable[[], Client | None] | None = None
     progress: bool = True
     say: Callable[[str], Any] = lambda text: None
@@ -48,6 +49,8 @@ class Run:
             self.say(f"{name:<10} nothing to do\n")
             return done["report"]
         if self.workspace.begin(name, fingerprint):
+            for stage in reversed(self.order[self.order.index(name) :]):  # what was made from an older state goes with it
+                self.workspace.forget(stage)
             prepare()
             self.workspace.prepared(name, fingerprint)
         report = work()

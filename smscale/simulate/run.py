@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ VERSION = 1
 SPIN_UP = 30
 #: Planes in one shard, along time.
 SLABS = {OVERPASS: 16, DAILY: 8, EIGHT_DAY: 4, SIXTEEN_DAY: 2, FINE: 16, COARSE: 64}
-#: Sampled coarse cells, points on a side of each, and days of the calibration and of the report's share.
-_SAMPLE_CELLS, _SAMPLE_SIDE, _SAMPLE_DAYS = 36, 7, 40
+#: Sampled coarse cells, points on a side of each, and days of the calibration and of the report.
+_SAMPLE_CELLS, _SAMPLE_SIDE, _SAMPLE_DAYS, _REPORT_DAYS = 36, 7, 40, 20
 
 Window = tuple[int, int, int, int]
 
@@ -274,14 +275,10 @@ def sample_windows(world: World) -> list[tuple[slice, slice]]:
             cols = _inside(grid.lon[inner_cols], coarse.lon_edges[col], coarse.lon_edges[col + 1])
             if rows.size >= _SAMPLE_SIDE and cols.size >= _SAMPLE_SIDE:
                 windows.append((_strided(rows + inner_rows.start), _strided(cols + inner_cols.start)))
-    chosen = (
-        np.unique(np.linspace(0, len(windows) - 1, min(_SAMPLE_CELLS, len(windows))).round().astype(int))
-        if windows
-        else []
-    )
-    if not len(chosen):
+    if not windows:
         return [(inner_rows, inner_cols)]
-    return [windows[k] for k in chosen]
+    count = min(_SAMPLE_CELLS, len(windows))
+    return [windows[k * (len(windows) - 1) // max(count - 1, 1)] for k in range(count)]
 
 
 def _inside(centres: NDArray, low: float, high: float) -> NDArray[np.int64]:
@@ -398,20 +395,12 @@ def make_report(world: World, out: str) -> dict[str, Any]:
     found = {
         "world": world.name,
         "tuning": json.loads((Path(out) / "calibration.json").read_text()),
-        "explainable_share": {"wanted": world.explainable_share, **_realised_share(world, out)},
-        "cloud_share": {"wanted": world.cloud_share, **_realised_clouds(world, out)},
-        "soil_moisture": _moments(world, out),
+        **_realised(world, out),
     }
     for group in (LAND, OVERPASS, DAILY, EIGHT_DAY, SIXTEEN_DAY, FINE, COARSE):
         store.publish(truth_path(out), group)
     write_text(Path(out) / "report.json", json.dumps(found, indent=1) + "\n")
     return found
-
-
-def _sampled_days(world: World) -> NDArray[np.int64]:
-    """Positions in `shown_days` of some days of the period."""
-    n = len(world.days)
-    return np.unique(np.linspace(0, n - 1, min(n, _SAMPLE_DAYS)).round().astype(np.int64)) + 1
 
 
 def _sampled(out: str, group: str, name: str, time: int, windows: list[tuple[slice, slice]]) -> NDArray:
@@ -424,43 +413,43 @@ def _sampled(out: str, group: str, name: str, time: int, windows: list[tuple[sli
     return np.concatenate([plane[s].ravel() for s in shifted])
 
 
-def _realised_share(world: World, out: str) -> dict[str, float]:
-    """Share of the truth's variance inside coarse cells that least squares on the (noise-free) predictors explain."""
+def _realised(world: World, out: str) -> dict[str, Any]:
+    """Shares and moments of the stepped world on the sample: what the noise-free predictors explain, clouds, soil moisture."""
     windows = sample_windows(world)
-    land, cell = _sampled_land(world, out)
-    explained = Explained(land, cell)
+    explained = Explained(*_sampled_land(world, out))
     eight, sixteen = eight_days(world), sixteen_days(world)
-    for position in _sampled_days(world):
+    n = len(world.days)
+    positions = sorted(
+        {1 + k * (n - 1) // max(_REPORT_DAYS - 1, 1) for k in range(_REPORT_DAYS)} & set(range(1, n + 1))
+    )
+    clouds, moistures = [], []
+
+    @lru_cache(maxsize=6)
+    def slow(group: str, name: str, index: int) -> NDArray:
+        return _sampled(out, group, name, index, windows)
+
+    for position in positions:
         day = world.shown_days[position]
-        slow = [
-            _sampled(out, SIXTEEN_DAY, "ndvi", _composite_of(day, sixteen), windows),
-            _sampled(out, SIXTEEN_DAY, "evi", _composite_of(day, sixteen), windows),
-            _sampled(out, EIGHT_DAY, "et", _composite_of(day, eight), windows),
-        ]
+        late, early = _composite_of(day, sixteen), _composite_of(day, eight)
+        seen = slow(SIXTEEN_DAY, "ndvi", late), slow(SIXTEEN_DAY, "evi", late), slow(EIGHT_DAY, "et", early)
+        clouds.append(_sampled(out, DAILY, "clouds", position, windows).astype(int))
         for half, name in enumerate(("lst_night", "lst_day")):
-            truth = _sampled(out, OVERPASS, "soil_moisture", 2 * int(position) + half, windows)
-            explained.add(truth, (_sampled(out, DAILY, name, int(position), windows), *slow))
-    return {
-        "realised": round(explained.share, 4),
-        "spread_inside_coarse_cells": round(explained.spread, 5),
-        "samples": explained.count,
+            moistures.append(_sampled(out, OVERPASS, "soil_moisture", 2 * position + half, windows))
+            explained.add(moistures[-1], (_sampled(out, DAILY, name, position, windows), *seen))
+    share = {
+        "wanted": world.explainable_share,
+        "realised": explained.share,
+        "spread_inside_coarse_cells": explained.spread,
     }
-
-
-def _realised_clouds(world: World, out: str) -> dict[str, float]:
-    windows = sample_windows(world)
-    planes = [_sampled(out, DAILY, "clouds", int(p), windows).astype(int) for p in _sampled_days(world)]
-    return {
-        "night": round(float(np.mean([p & 1 for p in planes])), 4),
-        "day": round(float(np.mean([p >> 1 for p in planes])), 4),
+    cloudy = {
+        "wanted": world.cloud_share,
+        "night": np.mean(np.array(clouds) & 1),
+        "day": np.mean(np.array(clouds) >> 1),
     }
-
-
-def _moments(world: World, out: str) -> dict[str, float]:
-    windows = sample_windows(world)
-    values = np.stack([_sampled(out, OVERPASS, "soil_moisture", 2 * int(p), windows) for p in _sampled_days(world)])
-    known = values[np.isfinite(values)]
-    return {
-        name: round(float(f(known)), 4)
-        for name, f in (("mean", np.mean), ("std", np.std), ("min", np.min), ("max", np.max))
+    known = np.array(moistures)[np.isfinite(moistures)]
+    moments = {name: f(known) for name, f in (("mean", np.mean), ("std", np.std), ("min", np.min), ("max", np.max))}
+    sections = {"explainable_share": share, "cloud_share": cloudy, "soil_moisture": moments}
+    rounded = {
+        title: {name: round(float(value), 4) for name, value in part.items()} for title, part in sections.items()
     }
+    return rounded | {"samples": explained.count, "sampled_days": len(positions)}

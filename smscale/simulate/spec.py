@@ -116,6 +116,10 @@ class World:
             raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         return cls.from_mapping(values, str(path))
 
+    def __reduce__(self) -> tuple[type[World], tuple[Any, ...]]:
+        """Travel light: the values alone, not what is worked out from them."""
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as they stand in a world file."""
         values = dataclasses.asdict(self)
@@ -229,7 +233,7 @@ _RANGES = (
     ("basin_elevation", -400, 8000),
     ("plateau_elevation", -400, 8000),
     ("front", 0.0, 1.0),
-    ("front_width", 1.0, 2000.0),
+    ("front_width", 10.0, 2000.0),
     ("plateau_azimuth", 0.0, 360.0),
     ("relief", 0.0, 2.0),
 )

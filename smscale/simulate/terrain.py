@@ -31,6 +31,8 @@ _WARP, _RIDGES, _VALLEYS, _TRIBUTARIES, _ENVELOPE = 110.0, 30.0, 75.0, 19.0, 160
 #: Metres: height of ridges above their valleys on the front, on the plateau and in the basin; depth of main and of side valleys.
 _RELIEF_FRONT, _RELIEF_PLATEAU, _RELIEF_BASIN = 3300.0, 2300.0, 160.0
 _INCISION, _SIDE_INCISION = 800.0, 450.0
+#: Nodes per degree of what varies over tens of km; between them it runs straight.
+_NODES = 50
 #: Halo of a land tile, degrees: the reach of the widest neighbourhood mean.
 HALO = 0.16
 #: Void of the DEM files (SRTM's).
@@ -43,53 +45,72 @@ def field_seed(world: World, which: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _elevation(x, y, seed, along, basin, rise, width, relief, cos_az, sin_az, out):  # type: ignore[no-untyped-def]
-    """Metres at the posts of a rectangle: x (n,), y (m,) km on the plane; out (m, n). See docs/nature-run.md."""
+def _broad(x, y, seed, along, basin, rise, width, cos_az, sin_az, out):  # type: ignore[no-untyped-def]
+    """What varies over tens of km, at the nodes x (n,), y (m,) km; out (5, m, n): warp east and north, base, relief, level."""
     for i in range(y.size):
         for j in range(x.size):
             wx = fractal2(x[j] / _WARP, y[i] / _WARP, seed, 3, 0.5)
             wy = fractal2(x[j] / _WARP, y[i] / _WARP, seed + 10, 3, 0.5)
-            u, v = x[j] + 9.0 * wx, y[i] + 9.0 * wy
             distance = (x[j] * sin_az + y[i] * cos_az - along + 22.0 * wx) / width
             level = 0.5 + 0.5 * np.tanh(2.0 * distance)
             front = np.exp(-((distance - 0.15) ** 2) * 2.0)
-            height = (
-                _RELIEF_BASIN * (1 - level)
-                + _RELIEF_PLATEAU * level
-                + (_RELIEF_FRONT - _RELIEF_PLATEAU) * front * level
-            )
+            height = _RELIEF_BASIN * (1 - level) + (_RELIEF_PLATEAU + (_RELIEF_FRONT - _RELIEF_PLATEAU) * front) * level
             height *= 1.0 + 0.3 * fractal2(x[j] / _ENVELOPE, y[i] / _ENVELOPE, seed + 20, 2, 0.5)
-            ridge = ridged2(u / _RIDGES, v / _RIDGES, seed + 30, 8, 0.6)
-            line = fractal2(u / _VALLEYS, v / _VALLEYS, seed + 50, 4, 0.45)
-            side = fractal2(u / _TRIBUTARIES, v / _TRIBUTARIES, seed + 60, 4, 0.5)
-            cut = level * (_INCISION * np.exp(-((line / 0.18) ** 2)) + _SIDE_INCISION * np.exp(-abs(side) / 0.25))
-            out[i, j] = basin + rise * level + relief * (height * (ridge - 0.42) - cut)
+            out[0, i, j], out[1, i, j] = 9.0 * wx, 9.0 * wy
+            out[2, i, j], out[3, i, j], out[4, i, j] = basin + rise * level, height, level
+
+
+@njit(cache=True, nogil=True)
+def _elevation(x, y, row, col, down, right, broad, seed, relief, out):  # type: ignore[no-untyped-def]
+    """Metres at the posts x (n,), y (m,) km; row, down and col, right place them between the nodes of `broad`; out (m, n)."""
+    at = np.empty(5)
+    for i in range(y.size):
+        r, v = row[i], down[i]
+        for j in range(x.size):
+            c, u = col[j], right[j]
+            for k in range(5):
+                low = broad[k, r, c] * (1 - u) + broad[k, r, c + 1] * u
+                high = broad[k, r + 1, c] * (1 - u) + broad[k, r + 1, c + 1] * u
+                at[k] = low * (1 - v) + high * v
+            east, north = x[j] + at[0], y[i] + at[1]
+            ridge = ridged2(east / _RIDGES, north / _RIDGES, seed + 30, 8, 0.6)
+            line = fractal2(east / _VALLEYS, north / _VALLEYS, seed + 50, 4, 0.45)
+            side = fractal2(east / _TRIBUTARIES, north / _TRIBUTARIES, seed + 60, 4, 0.5)
+            cut = _INCISION * np.exp(-((line / 0.18) ** 2)) + _SIDE_INCISION * np.exp(-abs(side) / 0.25)
+            out[i, j] = at[2] + relief * (at[3] * (ridge - 0.42) - at[4] * cut)
+
+
+def _between(degrees: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Nodes that enclose some coordinates, and each one's node before it and share of the way to the next."""
+    place = degrees * _NODES
+    before = np.floor(place).astype(np.int64)
+    first = int(before.min())
+    return np.arange(first, int(before.max()) + 2) / _NODES, before - first, place - before
 
 
 def made_elevation(world: World, lon: Floats, lat: Floats) -> Floats:
     """Elevation of the made terrain, (m, n) metres, on lon (n,) x lat (m,) degrees: any points, the same value from any tile."""
-    x, y = world.plane(lon, lat)
     azimuth = np.deg2rad(world.plateau_azimuth)
     west, south, east, north = world.region
     corners = [world.plane(a, b) for a in (west, east) for b in (south, north)]
     reach = [float(cx * np.sin(azimuth) + cy * np.cos(azimuth)) for cx, cy in corners]
     along = min(reach) + world.front * (max(reach) - min(reach))
-    out = np.empty((y.size, x.size))
-    rise = world.plateau_elevation - world.basin_elevation
-    seed = field_seed(world, SEED_TERRAIN)
-    _elevation(
-        x,
-        y,
+    rise, seed = world.plateau_elevation - world.basin_elevation, field_seed(world, SEED_TERRAIN)
+    (nodes_lon, col, right), (nodes_lat, row, down) = _between(lon), _between(lat)
+    broad = np.empty((5, nodes_lat.size, nodes_lon.size))
+    direction = np.cos(azimuth), np.sin(azimuth)
+    _broad(
+        *world.plane(nodes_lon, nodes_lat),
         seed,
         along,
         world.basin_elevation,
         rise,
         world.front_width,
-        world.relief,
-        np.cos(azimuth),
-        np.sin(azimuth),
-        out,
+        *direction,
+        broad,
     )
+    out = np.empty((lat.size, lon.size))
+    _elevation(*world.plane(lon, lat), row, col, down, right, broad, seed, world.relief, out)
     return out
 
 
