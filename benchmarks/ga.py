@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 import numpy as np
 
@@ -45,9 +46,9 @@ def deap_best(x: np.ndarray, y: np.ndarray, generations: int) -> float:
     rng = np.random.default_rng(1)
     single, target = x.astype(np.float32), y.astype(np.float32)
     start = ga.first_population(rng, PREDICTORS, SETTINGS)[:, :-1]
-    population = [creator.Net(s.shape, np.float32, s.copy()) for s in start]
+    population: list[Any] = [creator.Net(s.shape, np.float32, s.copy()) for s in start]
 
-    def evaluate(net: np.ndarray) -> tuple[float]:
+    def evaluate(net: Any) -> tuple[float]:
         neurons = net[:-1].reshape(HIDDEN, PREDICTORS + 2)
         hidden = np.tanh(single @ neurons[:, :PREDICTORS].T + neurons[:, PREDICTORS])
         error = hidden @ neurons[:, PREDICTORS + 1] + net[-1] - target
@@ -58,7 +59,7 @@ def deap_best(x: np.ndarray, y: np.ndarray, generations: int) -> float:
             if not net.fitness.valid:
                 net.fitness.values = evaluate(net)
 
-    def copied(net: np.ndarray) -> np.ndarray:
+    def copied(net: Any) -> Any:
         child = creator.Net(net.shape, np.float32, net.copy())
         child.fitness.values = net.fitness.values
         return child

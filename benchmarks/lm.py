@@ -16,7 +16,7 @@ from benchmarks.ga import HIDDEN, PREDICTORS, SAMPLES, scene
 from benchmarks.timing import medians, missing
 from smscale.kernels import ga, lm
 
-STEPS = 10
+STEPS = 5
 
 
 def jacobian(parameters: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -443,24 +443,14 @@ class _Drawing:
     def _training(self) -> list[tuple[str, str, str]]:
         panels = {}
         for model, traces in self.reports["train"]["traces"].items():
-            for trace, curves in traces.items():
-                frame = pd.DataFrame({k: pd.Series(v, dtype=float) for k, v in curves.items() if k not in STEPS})
-                frame.index.name = {"ga_trace": "generation", "lm_trace": "step"}.get(trace, "epoch")
-                groups = {
-                    "fitness": [c for c in frame if "fitness" in str(c) or trace == "ga_trace"],
-                    "error": [c for c in frame if "mse" in str(c) and trace != "ga_trace"],
-                }
-                for label, chosen in groups.items():
-                    if chosen:
-                        part = frame[chosen]
-                        part.attrs["label"] = "fitness, 1 / SSE" if label == "fitness" else "mean square error"
-                        panels[f"{model}: {trace.replace('_', ' ')}"] = part
+            for title, curves in traces.items():
+                frame = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in curves.items()})
+                frame.index.name, frame.attrs["label"] = TRACES.get(title, ("epoch", "mean square error"))
+                panels[f"{self.draw.label_of(model)}: {title}"] = frame.dropna(axis=1, how="all")
         if not panels:
             return []
         self.draw.training_curves(panels, self.folder / "training.png", title="Training")
-        return [
-            ("training.png", "Training", "Fitness of the genetic algorithm by generation, and error by step or epoch.")
-        ]
+        return [("training.png", "Training", "Fitness of the genetic algorithm by generation, error by step or epoch.")]
 
     def _boxes(self, table: pd.DataFrame) -> tuple[str, str, str]:
         self.draw.box_plot(self._series(table), self.folder / "box.png", title="Distribution at the stations")
@@ -527,5 +517,9 @@ class _Drawing:
         return pd.DataFrame({"lon": stations["lon"].values, "lat": stations["lat"].values, "value": observed[:, step]})
 
 
-#: Columns of traces that count and do not measure.
-STEPS = ("generation", "step", "epoch", "damping", "n_hidden")
+#: What counts along a training curve, and what it measures.
+TRACES = {
+    "genetic algorithm": ("generation", "fitness, 1 / SSE"),
+    "Levenberg-Marquardt": ("step", "mean square error"),
+    "epochs": ("epoch", "mean square error"),
+}

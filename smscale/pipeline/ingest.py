@@ -69,11 +69,7 @@ def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
 
 def _inputs(folder: Path, layout: Layout) -> Inputs:
     """What the run takes from a folder; refuses where one family is not there at all."""
-    if not folder.is_dir():
-        raise InputError(
-            f"inputs: there is no folder {folder}: set inputs in the recipe to the one that holds the raw files"
-        )
-    catalogue = scan(folder)
+    catalogue = scan(folder) if folder.is_dir() else Catalogue(folder, (), (), (), (), (), ())
     bounds, (start, end) = layout.grid.bounds, layout.period
     tiles = set(sinusoidal.tiles_of_box(*bounds))
     days = [str(d) for d in np.arange(np.datetime64(start) - 1, np.datetime64(end) + 2)]
@@ -86,7 +82,10 @@ def _inputs(folder: Path, layout: Layout) -> Inputs:
     dem = tuple(str(p) for p in catalogue.dem_covering(bounds))
     absent = [family for family in REQUIRED if not (dem if family == "DEM" else granules[family])]
     if absent:
-        raise InputError(f"{folder}: {_what_is_missing(catalogue, layout, absent)}")
+        where = (
+            f"{folder}: " if folder.is_dir() else f"inputs: there is no folder {folder}; it should hold the raw files. "
+        )
+        raise InputError(where + _what_is_missing(catalogue, layout, absent))
     aside = [(g.path.name, "an older production of a granule that is there twice") for g in catalogue.duplicates]
     used = {g.path for found in granules.values() for g in found}
     aside += [

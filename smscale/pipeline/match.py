@@ -89,13 +89,14 @@ def steps_block(
     workspace = Workspace(Path(root))
     steps = workspace.steps.isel(time=slab)
     written: dict[str, Any] = {}
+    crs = store.open_group(workspace.cube, "fine/static").attrs["crs"]  # an EASE grid is known by it
     for name in names:
         plane = predictor_plane(workspace, name, steps, never_later).load()
         if name == "land_cover":
             plane = plane.fillna(schema.LAND_COVER_FILL).astype(np.uint8)
         plane = plane.transpose("time", "lat", "lon").rename(name)
         fraction = least_lst if name == "lst" else least
-        coarsened = upscale(plane.to_dataset(), coarse, fraction)
+        coarsened = upscale(plane.to_dataset().assign_attrs(crs=crs), coarse, fraction)
         written |= _write(workspace, coarsened, [name], (slab,))
     return written
 

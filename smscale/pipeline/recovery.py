@@ -270,7 +270,7 @@ def _lay_out(window: Window, files: Files, path: str) -> None:
         if group == "fine/land_cover":
             coords["year"] = ("year", np.array([_year(files, window)], np.int32))
         if any("time" in dims for dims, *_ in variables.values()):
-            coords |= dict(window.steps.coords)
+            coords |= {str(n): c for n, c in window.steps.coords.items()}
         chunks = {} if group == "coarse" else {**window.chunks, "variable": 1}
         store.create(path, group, xr.Dataset(variables, coords, schema.grid_attrs(grid)), chunks, None)
 

@@ -49,7 +49,9 @@ class Run:
             self.say(f"{name:<10} nothing to do\n")
             return done["report"]
         if self.workspace.begin(name, fingerprint):
-            for stage in reversed(self.order[self.order.index(name) :]):  # what was made from an older state goes with it
+            for stage in reversed(
+                self.order[self.order.index(name) :]
+            ):  # what was made from an older state goes with it
                 self.workspace.forget(stage)
             prepare()
             self.workspace.prepared(name, fingerprint)

@@ -171,19 +171,24 @@ def _target(table: pd.DataFrame) -> np.ndarray:
     return table[TARGET].to_numpy(np.float64)
 
 
-def _traces(model: Any) -> dict[str, dict[str, list[float]]]:
-    """Curves that a model kept of its training."""
-    found = {}
-    for attribute in ("ga_trace_", "lm_trace_", "history_"):
-        trace = getattr(model, attribute, None)
-        if isinstance(trace, Mapping):
-            curves = {str(k): np.asarray(v, np.float64) for k, v in trace.items()}
-            found[attribute.rstrip("_")] = {
-                k: [None if not np.isfinite(x) else float(x) for x in v.ravel()]
-                for k, v in curves.items()
-                if v.ndim == 1
-            }
-    return found  # type: ignore[return-value]
+def _traces(model: Any) -> dict[str, dict[str, list[float | None]]]:
+    """Curves that a model kept of its training; of an ensemble those of its first member."""
+    curves: dict[str, Mapping[str, Any]] = {}
+    if hasattr(model, "ga_trace_"):
+        first = model.ga_trace_[0]
+        curves["genetic algorithm"] = {"best": first.best, "mean": first.mean}
+        entries = model.lm_trace_[0]
+        curves["Levenberg-Marquardt"] = {
+            "training_mse": [e.mse for e in entries],
+            "validation_mse": [e.validation_mse for e in entries],
+        }
+    elif hasattr(model, "history_"):
+        curves["epochs"] = {name: values for name, values in model.history_.items() if name != "epoch"}
+    return {title: {name: _floats(values) for name, values in lines.items()} for title, lines in curves.items()}
+
+
+def _floats(values: Any) -> list[float | None]:
+    return [float(v) if v is not None and np.isfinite(v) else None for v in values]
 
 
 def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
