@@ -1,20 +1,23 @@
 """One Levenberg-Marquardt step of a 12-20-1 network on 6 069 samples, against scipy and torch-levenberg-marquardt.
 
-scipy is given the analytic Jacobian; its step is the time per Jacobian that it asks for.
+All on one thread (a worker has one). scipy is given the analytic Jacobian; its step is the time per Jacobian that it
+asks for.
 Run: python -m benchmarks lm
 """
 
 from __future__ import annotations
 
 import time
+from statistics import median
 from typing import Any
 
 import numpy as np
 import scipy.optimize
+from threadpoolctl import threadpool_limits
 
 from benchmarks.ga import HIDDEN, PREDICTORS, SAMPLES, scene
 from benchmarks.timing import medians, missing
-from smscale.kernels import ga, lm
+from smscale.kernels import lm
 
 STEPS = 5
 
@@ -56,6 +59,7 @@ def torch_steps(x: np.ndarray, y: np.ndarray) -> float:
     from torch_levenberg_marquardt.training import LevenbergMarquardtModule
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     net = torch.nn.Sequential(torch.nn.Linear(PREDICTORS, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
     module: Any = LevenbergMarquardtModule(net, solve_method="cholesky", use_vmap=False)
     inputs, target = torch.from_numpy(x).float(), torch.from_numpy(y).float()[:, None]
@@ -68,19 +72,26 @@ def torch_steps(x: np.ndarray, y: np.ndarray) -> float:
 
 def main() -> None:
     """Print medians of seconds a step."""
-    x, y = scene()
-    problem = lm.NetworkProblem(x, y, np.ones(SAMPLES), HIDDEN)
-    start = 0.3 * np.random.default_rng(0).normal(size=HIDDEN * (PREDICTORS + 2) + 1)
-    equations = medians({"equations": lambda: lm.normal_equations(problem, start)})["equations"]
-    rows = {"smscale": np.median([our_steps(problem, start) for _ in range(3)]), "scipy lm": scipy_steps(x, y, start)}
-    if not missing("torch_levenberg_marquardt"):
-        rows["torch-levenberg-marquardt"] = np.median([torch_steps(x, y) for _ in range(3)])
-    print(f"\nLM, one step of {PREDICTORS}-{HIDDEN}-1 on {SAMPLES} samples, {ga.cpus()} CPUs")
+    with threadpool_limits(1):
+        rows, equations = measure()
+    print(f"\nLM, one step of {PREDICTORS}-{HIDDEN}-1 on {SAMPLES} samples, one thread")
     print(f"  {'normal equations alone':34s} {equations * 1e3:8.1f} ms")
     for name, seconds in rows.items():
         print(f"  {name:34s} {seconds * 1e3:8.1f} ms   {seconds / rows['smscale']:6.2f} x")
     if missing("torch_levenberg_marquardt"):
         print("  not installed, so not measured: torch-levenberg-marquardt")
+
+
+def measure() -> tuple[dict[str, float], float]:
+    """Seconds a step of each, and of the normal equations alone."""
+    x, y = scene()
+    problem = lm.NetworkProblem(x, y, np.ones(SAMPLES), HIDDEN)
+    start = 0.3 * np.random.default_rng(0).normal(size=HIDDEN * (PREDICTORS + 2) + 1)
+    equations = medians({"equations": lambda: lm.normal_equations(problem, start)})["equations"]
+    rows = {"smscale": median([our_steps(problem, start) for _ in range(3)]), "scipy lm": scipy_steps(x, y, start)}
+    if not missing("torch_levenberg_marquardt"):
+        rows["torch-levenberg-marquardt"] = median([torch_steps(x, y) for _ in range(3)])
+    return rows, equations
 
 
 if __name__ == "__main__":

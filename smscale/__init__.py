@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from smscale.sources.modis import open_modis as open_modis
     from smscale.sources.smap import open_smap as open_smap
     from smscale.sources.stations import open_stations as open_stations
-    from smscale.workspace import open_workspace as open
+    from smscale.workspace import open_workspace as open  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,20 @@
-"""Shared fixtures. `real` hands out files of ../shared/data (or $SMSCALE_REAL_DATA); tests that use it carry `real_data`."""
+"""Shared fixtures. `real` hands out files of ../shared/data (or $SMSCALE_REAL_DATA); tests that use it carry `real_data`.
 
+`tiny_run` is one finished run of recipes/tiny.yaml, made once a session: nobody writes to it, `copy_run` makes copies.
+"""
+
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REAL_DATA = Path(os.environ.get("SMSCALE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+TINY = Path(__file__).parent / "recipes" / "tiny.yaml"
+#: What a run makes of its input.
+PRODUCTS = ("cube.zarr", "samples.parquet", "samples.csv", "models", "maps.zarr", "report")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,3 +36,51 @@ def real() -> Callable[[str], Path]:
         return found
 
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Path:
+    """The recipe of the smallest run that goes through everything."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace of one finished run of the tiny recipe, made in this process; what it said is beside it in said.txt."""
+    from smscale import config, pipeline
+    from smscale.workspace import Workspace
+
+    root = tmp_path_factory.mktemp("tiny") / "run"
+    said: list[str] = []
+    pipeline.run(config.read(TINY), Workspace(root), cluster=None, progress=False, say=said.append)
+    (root.parent / "said.txt").write_text("".join(said))
+    return root
+
+
+@pytest.fixture(scope="session")
+def copy_run() -> Callable[..., Path]:
+    """`copy_run(run, target)` copies a workspace, its world by hard links; `without=` names what stays behind."""
+
+    def copy(run: Path, target: Path, without: tuple[str, ...] = ()) -> Path:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(run / "world", target / "world", copy_function=os.link)
+        for name in ("ledger", *PRODUCTS):
+            if name not in without:
+                source = run / name
+                copied = shutil.copytree if source.is_dir() else shutil.copy2
+                copied(source, target / name)
+        return target
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """`digests(run)`: path below the workspace -> SHA-256, of every file that a run makes."""
+
+    def of(run: Path) -> dict[str, str]:
+        files = [p for name in PRODUCTS for p in ((run / name).rglob("*") if (run / name).is_dir() else [run / name])]
+        found = {p.relative_to(run).as_posix(): p for p in files if p.is_file()}
+        return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(found.items())}
+
+    return of

@@ -88,9 +88,22 @@ def test_heavy_libraries_stay_in_their_room(path: Path) -> None:
 
 
 def test_import_smscale_is_light() -> None:
-    heavy = "torch sklearn xgboost matplotlib pytorch_lightning rasterio dask xarray pandas numba".split()
+    heavy = [
+        "torch",
+        "sklearn",
+        "xgboost",
+        "matplotlib",
+        "pytorch_lightning",
+        "rasterio",
+        "dask",
+        "xarray",
+        "pandas",
+        "numba",
+    ]
     code = f"import sys, smscale; print([m for m in {heavy!r} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_public_names_resolve() -> None:

@@ -68,6 +68,8 @@ def test_cluster_gives_the_same_and_its_errors_are_told(tmp_path: Path) -> None:
     assert there.results == here.results
 
 
-@pytest.mark.parametrize(("size", "step", "expected"), [(10, 4, [(0, 4), (4, 8), (8, 10)]), (3, 5, [(0, 3)]), (0, 2, [])])
+@pytest.mark.parametrize(
+    ("size", "step", "expected"), [(10, 4, [(0, 4), (4, 8), (8, 10)]), (3, 5, [(0, 3)]), (0, 2, [])]
+)
 def test_spans_cover_every_cell_once(size: int, step: int, expected: list[tuple[int, int]]) -> None:
     assert [(s.start, s.stop) for s in blocks.spans(size, step)] == expected

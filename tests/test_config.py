@@ -61,7 +61,15 @@ def test_mistake_is_named(recipe: Path, setting: str, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("name: [", "not valid YAML"), ("- 1", "expected keys and values"), ("", "expected keys and values"), ("inputs: raw", "key name is missing; expected text")])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: [", "not valid YAML"),
+        ("- 1", "expected keys and values"),
+        ("", "expected keys and values"),
+        ("inputs: raw", "key name is missing; expected text"),
+    ],
+)
 def test_broken_file_is_named(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)

@@ -62,7 +62,7 @@ def map_template(layout: Layout, names: Sequence[str], notes: dict[str, str]) ->
     """Empty maps with their status layers."""
     shape = (layout.steps.sizes["time"], *layout.grid.shape)
     dims = ("time", "lat", "lon")
-    mapping = {} if layout.grid.x is not None else {"grid_mapping": "spatial_ref"}
+    mapping: dict[str, Any] = {} if layout.grid.x is not None else {"grid_mapping": "spatial_ref"}
     data: dict[str, Any] = {}
     for name in names:
         status = f"status_{name.removeprefix('soil_moisture_')}"
@@ -83,11 +83,9 @@ def _lay_out(layout: Layout, path: str, models: Sequence[str]) -> None:
     template = map_template(
         layout, [f"soil_moisture_{m}" for m in models], {f"soil_moisture_{m}": f"soil moisture by {m}" for m in models}
     )
-    spread = {
-        "long_name": "standard deviation among the models' maps",
-        "units": "m3 m-3",
-        **({} if layout.grid.x is not None else {"grid_mapping": "spatial_ref"}),
-    }
+    spread = {"long_name": "standard deviation among the models' maps", "units": "m3 m-3"}
+    if layout.grid.x is None:
+        spread["grid_mapping"] = "spatial_ref"
     template["uncertainty"] = (
         ("time", "lat", "lon"),
         store.empty(tuple(template.sizes[d] for d in ("time", "lat", "lon")), np.float32),

@@ -32,6 +32,10 @@ FINE, COARSE = "fine", "coarse"
 FOOTPRINT_KM = 40.0
 #: km at which the main lobe is cut.
 FOOTPRINT_REACH_KM = 36.0
+#: Coarse cells of one row, and steps, that one task holds.
+COARSE_BLOCK, COARSE_SLAB = 32, 64
+#: Cells that stations are placed on, at most: of a larger region every second, third, … row and column.
+_STATION_CELLS = 1_500_000
 #: Stations of one file.
 STATIONS_PER_TASK = 200
 #: Aqua: degrees between neighbouring tracks, revolutions a day (233 in 16 days), height (km), local solar hours of its nodes.
@@ -231,48 +235,50 @@ def footprint_mean(values: NDArray, weights: Floats) -> Floats:
     return np.where(total >= 0.5 * weights.sum(), mean, np.nan)
 
 
-def write_coarse_row(world: World, out: str, row: int, slab: int, leaves_of: list[int]) -> dict[str, int]:
-    """Footprint means of one row of coarse cells, for every step; `leaves_of` says which composite each step sees."""
-    grid, truth = coarse_grid(world), truth_path(out)
-    footprints = [antenna(world.grid, float(lon), float(grid.lat[row])) for lon in grid.lon]
+def write_coarse(world: World, out: str, row: int, block: tuple[int, int], leaves_of: list[int]) -> dict[str, int]:
+    """Footprint means of some coarse cells of one row (columns `block`, last exclusive), for every step.
+
+    leaves_of : which vegetation composite each step sees
+    """
+    whole, truth = coarse_grid(world), truth_path(out)
+    grid = whole.window(slice(row, row + 1), slice(*block))
+    footprints = [antenna(world.grid, float(lon), float(grid.lat[0])) for lon in grid.lon]
     filled = [f for f in footprints if f[2].size]
-    span = slice(min(f[0].start for f in filled), max(f[0].stop for f in filled)) if filled else slice(0, 0)
-    steps, width = len(leaves_of), world.grid.shape[1]
-    everywhere = slice(0, width)
+    rows, cols = (slice(min(f[k].start for f in filled), max(f[k].stop for f in filled)) for k in (0, 1))
 
     def means(values: NDArray) -> Floats:
-        parts = [
-            footprint_mean(values[..., f[0].start - span.start : f[0].stop - span.start, f[1]], f[2])
-            if f[2].size
-            else np.full(values.shape[:-2], np.nan)
-            for f in footprints
-        ]
+        parts = [np.full(values.shape[:-2], np.nan)] * len(footprints)
+        for k, (f_rows, f_cols, weights) in enumerate(footprints):
+            if weights.size:
+                window = (
+                    slice(f_rows.start - rows.start, f_rows.stop - rows.start),
+                    slice(f_cols.start - cols.start, f_cols.stop - cols.start),
+                )
+                parts[k] = footprint_mean(values[(..., *window)], weights)
         return np.stack(parts, axis=-1)
 
-    land = {n: store.read(truth, LAND, n, (span, everywhere)) for n in ("elevation", "slope", "land_cover")}
-    here = slice(row, row + 1), slice(None)
+    here = slice(row, row + 1), slice(*block)
     for name in ("elevation", "slope"):
-        store.write(truth, COARSE, name, here, means(land[name])[None, :])
-    classes = means(np.stack([land["land_cover"] == k for k in range(1, 18)]).astype(float))
+        store.write(truth, COARSE, name, here, means(store.read(truth, LAND, name, (rows, cols)))[None, :])
+    cover = store.read(truth, LAND, "land_cover", (rows, cols))
+    classes = means(np.stack([cover == k for k in range(1, 18)]).astype(float))
     store.write(truth, COARSE, "class_fraction", (slice(None), *here), classes[:, None, :])
-    composites = {
-        k: store.read(truth, SIXTEEN_DAY, "leaf_area", (slice(k, k + 1), span, everywhere))[0]
+    leaves = {
+        k: means(store.read(truth, SIXTEEN_DAY, "leaf_area", (slice(k, k + 1), rows, cols))[0])
         for k in sorted(set(leaves_of))
     }
-    leaves = {k: means(values) for k, values in composites.items()}
-    for start in range(0, steps, slab):
-        part = slice(start, min(start + slab, steps))
-        moisture = store.read(truth, OVERPASS, "soil_moisture", (part, span, everywhere))
-        warm = store.read(truth, OVERPASS, "surface_temperature", (part, span, everywhere))
+    for part in spans(len(leaves_of), COARSE_SLAB):
+        moisture = store.read(truth, OVERPASS, "soil_moisture", (part, rows, cols))
+        warm = store.read(truth, OVERPASS, "surface_temperature", (part, rows, cols))
         fields = {
             "soil_moisture": means(moisture),
             "surface_temperature": means(warm),
-            "frozen_fraction": means((warm < 273.15).astype(float)),
+            "frozen_fraction": means((warm < 273.15).astype(np.float32)),
             "leaf_area": np.stack([leaves[k] for k in leaves_of[part]]),
         }
         for name, values in fields.items():
             store.write(truth, COARSE, name, (part, *here), values[:, None, :])
-    return {"cells": len(grid.lon), "steps": steps}
+    return {"cells": len(footprints), "steps": len(leaves_of)}
 
 
 def smap_pass(world: World, out: str, utc_day: date, overpass: str) -> dict[str, NDArray]:
@@ -398,12 +404,12 @@ def _histories(world: World, out: str, rows: NDArray, cols: NDArray) -> tuple[Fl
 def write_stations(world: World, out: str, first: int, last: int) -> dict[str, int]:
     """Stations `first` to `last` (exclusive) as ISMN files, and one CSV of them."""
     truth = truth_path(out)
-    inner = world.inner
-    land = {n: store.read(truth, LAND, n, inner) for n in ("elevation", "land_cover")}
     grid = world.region_grid
-    places = station_files.place_stations(
-        world.seed, world.stations, grid.lon, grid.lat, land["elevation"], land["land_cover"]
-    )
+    stride = int(np.ceil(np.sqrt(grid.lat.size * grid.lon.size / _STATION_CELLS)))
+    strided = tuple(slice(part.start, part.stop, stride) for part in world.inner)
+    land = {n: store.read(truth, LAND, n, strided) for n in ("elevation", "land_cover")}
+    axes = grid.lon[::stride], grid.lat[::stride]
+    places = station_files.place_stations(world.seed, world.stations, *axes, land["elevation"], land["land_cover"])
     places = places.iloc[first:last].reset_index(drop=True)
     time = world.shown_steps["time"].to_numpy()
     steps = schema.overpass_steps(world.start, world.end, world.longitude)["time"].to_numpy()
@@ -412,7 +418,10 @@ def write_stations(world: World, out: str, first: int, last: int) -> dict[str, i
     )
     series: dict[str, pd.DataFrame] = {}
     histories = _histories(
-        world, out, places["row"].to_numpy() + inner[0].start, places["col"].to_numpy() + inner[1].start
+        world,
+        out,
+        stride * places["row"].to_numpy() + strided[0].start,
+        stride * places["col"].to_numpy() + strided[1].start,
     )
     for (_, place), moisture, warmth in zip(places.iterrows(), *histories, strict=True):
         name, row, col = str(place["station"]), int(place["row"]), int(place["col"])

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from datetime import date
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ VERSION = 1
 #: Local days before the period's first shown day that the state needs to forget its start (root zone and leaves: some 30 days).
 SPIN_UP = 30
 #: Planes in one shard, along time.
-SLABS = {OVERPASS: 16, DAILY: 8, EIGHT_DAY: 4, SIXTEEN_DAY: 2, FINE: 16, COARSE: 64}
+SLABS = {OVERPASS: 16, DAILY: 8, EIGHT_DAY: 4, SIXTEEN_DAY: 2, FINE: 16, COARSE: products.COARSE_SLAB}
 #: Sampled coarse cells, points on a side of each, and days of the calibration and of the report.
 _SAMPLE_CELLS, _SAMPLE_SIDE, _SAMPLE_DAYS, _REPORT_DAYS = 36, 7, 40, 20
 
@@ -85,8 +86,10 @@ def _file_tasks(world: World, task: Any) -> list[Task]:
     ]
     sixteen = sixteen_days(world)
     leaves_of = [_composite_of(day, sixteen) for day in world.shown_days.repeat(2)]
-    rows = range(coarse_grid(world).shape[0])
-    tasks += [task(f"coarse/{row:04d}", products.write_coarse_row, row, SLABS[COARSE], leaves_of) for row in rows]
+    rows, cols = coarse_grid(world).shape
+    for row, block in product(range(rows), spans(cols, products.COARSE_BLOCK)):
+        key, columns = f"coarse/{row:04d}-{block.start:04d}", (block.start, block.stop)
+        tasks.append(task(key, products.write_coarse, row, columns, leaves_of))
     tasks += [task(f"truth/{w[0]:05d}-{w[2]:05d}", make_truth, w) for w in _windows(world.region_grid.shape)]
     for h, v in sinusoidal.tiles_of_box(*world.region_grid.bounds):
         name = f"h{h:02d}v{v:02d}"
@@ -229,7 +232,8 @@ def _lay_out(
     attrs = {"title": f"nature run {world.name}", "crs": grid.crs, "Conventions": "CF-1.11", "seed": world.seed}
     template = xr.Dataset(variables, coords | dict(steps.coords), attrs)
     time = SLABS.get(group, 1)
-    whole = {"time": time, "lat": 1 if group == COARSE else TILE, "lon": grid.shape[1] if group == COARSE else TILE}
+    rows, cols = (1, products.COARSE_BLOCK) if group == COARSE else (TILE, TILE)
+    whole = {"time": time, "lat": rows, "lon": cols}
     store.create(truth_path(out), group, template, whole | {"time": 1 if group != COARSE else time}, whole)
 
 
@@ -406,11 +410,11 @@ def make_report(world: World, out: str) -> dict[str, Any]:
 def _sampled(out: str, group: str, name: str, time: int, windows: list[tuple[slice, slice]]) -> NDArray:
     """One plane at the sample, flat."""
     box = tuple(slice(min(w[k].start for w in windows), max(w[k].stop for w in windows)) for k in (0, 1))
-    plane = store.read(truth_path(out), group, name, (slice(time, time + 1), *box))[0].astype(np.float64)
+    plane = store.read(truth_path(out), group, name, (slice(time, time + 1), *box))[0]
     shifted = [
         tuple(slice(s.start - b.start, s.stop - b.start, s.step) for s, b in zip(w, box, strict=True)) for w in windows
     ]
-    return np.concatenate([plane[s].ravel() for s in shifted])
+    return np.concatenate([plane[s].ravel() for s in shifted]).astype(np.float64)
 
 
 def _realised(world: World, out: str) -> dict[str, Any]:
