@@ -61,7 +61,7 @@ def torch_steps(x: np.ndarray, y: np.ndarray) -> float:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     net = torch.nn.Sequential(torch.nn.Linear(PREDICTORS, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
-    module: Any = LevenbergMarquardtModule(net, solve_method="cholesky", use_vmap=False)
+    module: Any = LevenbergMarquardtModule(net, solve_method="cholesky")
     inputs, target = torch.from_numpy(x).float(), torch.from_numpy(y).float()[:, None]
     module.training_step(inputs, target)
     begun = time.perf_counter()

@@ -42,6 +42,8 @@ def connect(where: str = "local", workers: int | None = None, memory_per_worker:
         "distributed.worker.daemon": False,
         "distributed.scheduler.worker-ttl": None,
         "distributed.comm.timeouts.connect": f"{WORKER_START_SECONDS}s",
+        # Nothing lies in the cluster's memory that could be spilled: a worker told to wait until it has less waits for ever.
+        **{f"distributed.worker.memory.{limit}": False for limit in ("target", "spill", "pause")},
         "distributed.admin.low-level-log-length": 0,
         "logging.distributed": "critical",
     }
@@ -51,7 +53,7 @@ def connect(where: str = "local", workers: int | None = None, memory_per_worker:
             n_workers=workers or default_workers(memory_per_worker),
             threads_per_worker=1,
             memory_limit=memory_per_worker,
-            dashboard_address=None,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # a free port: nobody looks there
             silence_logs=50,
         ) as cluster,
         Client(cluster) as client,

@@ -67,9 +67,11 @@ class Workspace:
         return prepared is None or prepared["fingerprint"] != fingerprint
 
     def forget(self, stage: str) -> None:
-        """Remove every record of a stage: first that it is finished, last its blocks."""
+        """Remove what a stage made, and every record of it: first that it is finished, last its blocks."""
         for suffix in (".json", ".prepared.json"):
             (self.root / "ledger" / f"{stage}{suffix}").unlink(missing_ok=True)
+        for name in PRODUCTS.get(stage, ()):
+            remove(self.root / name)
         shutil.rmtree(self.root / "ledger" / stage, ignore_errors=True)
 
     def prepared(self, stage: str, fingerprint: str) -> None:
@@ -117,7 +119,7 @@ class Workspace:
         for cadence in schema.CADENCES:
             if store.exists(self.cube, f"fine/{cadence}"):
                 cube = store.open_group(self.cube, f"fine/{cadence}")
-                groups[cadence] = _labelled(cube["values"])
+                groups[cadence] = _labelled(cube["values"]).assign_attrs(cube.attrs)
         return groups
 
     @property
@@ -172,12 +174,27 @@ class Workspace:
         planes = [predictor_plane(self, name, steps, never_later) for name in self.recipe["predictors"]]
         names = xr.DataArray(list(self.recipe["predictors"]), dims="variable", name="variable")
         aligned = xr.broadcast(*planes)
-        return xr.concat([p.transpose("time", "lat", "lon") for p in aligned], dim=names).transpose(
-            "time", "lat", "lon", "variable"
-        )
+        stacked = xr.concat([p.transpose("time", "lat", "lon") for p in aligned], dim=names, combine_attrs="drop")
+        return stacked.transpose("time", "lat", "lon", "variable").rename("predictors").drop_attrs(deep=False)
 
 
 STEP_COORDINATES = ("overpass", "local_date", "day_sequence", "day_of_year")
+
+#: What each stage leaves beside the cube, in the order in which it goes: what makes the rest look finished goes first.
+PRODUCTS: dict[str, tuple[str, ...]] = {
+    "match": ("samples.parquet", "samples.csv"),
+    "train": ("models",),
+    "downscale": ("maps.zarr/zarr.json", "maps.zarr"),
+    "evaluate": ("report/index.html", "report/metrics.json", "report/figures"),
+}
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def open_workspace(workspace: str | Path) -> Workspace:

@@ -69,7 +69,7 @@ def test_same_model_gives_the_same_bytes_and_replaces_the_old(tmp_path: Path) ->
 
 
 def test_meta_holds_only_json_and_nan_becomes_null(tmp_path: Path) -> None:
-    meta = {
+    meta: Any = {
         "nan": np.nan,
         "inf": float("inf"),
         "array": np.arange(2),

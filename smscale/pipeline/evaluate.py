@@ -16,6 +16,7 @@ import yaml
 import smscale
 from smscale import store
 from smscale.blocks import Task
+from smscale.errors import RecipeError
 from smscale.evaluate import finalise_scores, merge_sums, score_sums, score_table, write_report
 from smscale.grid import Grid
 from smscale.pipeline.fuse import fusion_names, has_stations, hold_out, observed_at_steps, series_at
@@ -104,7 +105,7 @@ def station_table(run: Run, layout: Layout, fused: Mapping[str, Any]) -> pd.Data
 def truth_scores(run: Run, layout: Layout, truth: Path, fused: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Scores of SMAP and every map against the 1 km truth: on each one's own cells, and on the cells that all share."""
     names = map_names(run, bool(fused["stations"]))
-    args = (str(run.workspace.root), str(truth), names, layout.coarse, layout.grid)
+    args = (str(run.workspace.root), str(truth), truth_window(truth, layout), names, layout.coarse, layout.grid)
     tasks = [Task(f"truth/{slab.start}", truth_block, (*args, slab), run.upstream("fuse")) for slab in layout.slabs()]
     results = run.blocks("evaluate", tasks, label="evaluate (truth)")
     tables = {}
@@ -117,12 +118,43 @@ def truth_scores(run: Run, layout: Layout, truth: Path, fused: Mapping[str, Any]
     return tables
 
 
+def truth_window(truth: Path, layout: Layout) -> tuple[int, int, int]:
+    """First step, row and column of the run in the truth, which may cover more.
+
+    Raises
+    ------
+    RecipeError
+        if the truth does not hold the run's cells and steps.
+    """
+    held = store.open_group(str(truth), "fine")
+    wanted = {"time": layout.steps["time"].values, "lat": layout.grid.lat, "lon": layout.grid.lon}
+    first = []
+    for name, values in wanted.items():
+        start = int(np.abs(held[name].values - values[0]).argmin())
+        found = held[name].values[start : start + values.size]
+        tolerance = np.timedelta64(1, "h") if name == "time" else 1e-6
+        if found.size != values.size or np.any(np.abs(found - values) > tolerance):
+            raise RecipeError(
+                f"region, period or grid: the recipe leaves the world's truth along {name}; keep them within the world's"
+            )
+        first.append(start)
+    return first[0], first[1], first[2]
+
+
 def truth_block(
-    root: str, truth: str, names: Mapping[str, str], coarse_grid: Grid, grid: Grid, slab: slice
+    root: str,
+    truth: str,
+    first: tuple[int, int, int],
+    names: Mapping[str, str],
+    coarse_grid: Grid,
+    grid: Grid,
+    slab: slice,
 ) -> dict[str, Any]:
     """Mergeable sums of some steps."""
     workspace = Workspace(Path(root))
-    reference = store.read(truth, "fine", "soil_moisture", (slab,))
+    window = [slice(start, start + size) for start, size in zip(first[1:], grid.shape, strict=True)]
+    steps = slice(first[0] + slab.start, first[0] + slab.stop)
+    reference = store.read(truth, "fine", "soil_moisture", (steps, *window))
     retrieved = store.read(workspace.cube, "coarse", "soil_moisture", (slab,))
     weight = store.read(workspace.cube, "coarse", "weight", (slab,))
     row, _ = coarse_grid.index(np.full(grid.shape[0], grid.lon[0]), grid.lat)
@@ -492,7 +524,10 @@ class _Drawing:
         return coarse["soil_moisture"].where(coarse["weight"] > 0)
 
     def _truth(self) -> xr.DataArray:
-        return store.open_group(str(self.truth), "fine")["soil_moisture"]
+        held = store.open_group(str(self.truth), "fine")["soil_moisture"]
+        sizes = (self.layout.steps.sizes["time"], *self.layout.grid.shape)
+        first = truth_window(Path(str(self.truth)), self.layout)
+        return held[tuple(slice(start, start + size) for start, size in zip(first, sizes, strict=True))]
 
     def _best_covered_step(self) -> int:
         """The step at which both SMAP and the best model see most."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -56,8 +57,8 @@ CLOSURE = "_closure"
 KEYS = -0.75
 #: Degrees beyond the window that slope and coastlines need: three cells of the 5' elevation.
 HALO = 0.25
-#: Side in coarse cells of the square that the figures show close up.
-DETAIL = 30
+#: Rows and columns of coarse cells that the figures show close up.
+CLOSE_UP = (24, 48)
 WHAT_FILES = {
     "file": "a SMAP L4 granule (SPL4SMAU or SPL4SMGP, from NSIDC DAAC)",
     "elevation": "the global 5' elevation Altitude.h5 (from the pvlib package)",
@@ -367,7 +368,10 @@ def train(run: Run, variants: Mapping[str, Variant]) -> dict[str, Any]:
             **{k: {name: results[f"fit/{name}"][k] for name in variants} for k in ("traces", "importances", "chosen")},
         }
 
-    return run.stage("train", fingerprint, lambda: None, work)
+    def prepare() -> None:
+        shutil.rmtree(run.workspace.root / "models", ignore_errors=True)
+
+    return run.stage("train", fingerprint, prepare, work)
 
 
 def fit_task(root: str, name: str, variant: Variant, split: Split, seed: int) -> dict[str, Any]:
@@ -632,15 +636,17 @@ def _figures(
     figures.maps(near, folder / "maps-detail.png", title=f"Close up, {day}", columns=3)
     errors = {n: near[n] - near["truth"] for n in ("cubic", best, final)}
     figures.maps(errors, folder / "errors.png", diverging=True, title="Estimate - truth", label="m³ m⁻³", columns=3)
-    figures.score_bars(table, folder / "scores.png", title="Against the fine truth", metrics=("rmse", "cc", "bias"))
-    pairs = {n: fields[n].ravel() for n in dict.fromkeys(("nearest", "cubic", best, final))}
-    figures.scatter(fields["truth"].ravel(), pairs, folder / "scatter.png", title="Against the fine truth")
-    spread = {
-        n: fields[n][np.isfinite(fields["nearest"])]
-        for n in dict.fromkeys(("truth", "nearest", "cubic", *models, final))
-    }
+    figures.score_bars(table.drop(columns="n"), folder / "scores.png", title="Against the fine truth")
+    known = np.isfinite(fields["truth"]) & np.isfinite(fields["nearest"])
+    pairs = {n: fields[n][known] for n in dict.fromkeys(("nearest", "cubic", best, final))}
+    figures.scatter(fields["truth"][known], pairs, folder / "scatter.png", title="", reference_label="truth")
+    spread = {n: fields[n][known] for n in dict.fromkeys(("truth", "nearest", "cubic", *models, final))}
     figures.box_plot(spread, folder / "box.png", title="Distributions")
-    drawing = _Drawing(run, window, folder, reports, None)
+    figures.sample_flow(reports["match"]["flow"], folder / "sample-flow.png", title="From coarse cells to samples")
+    correlations = pd.DataFrame(reports["match"]["correlations"]).query("subset == 'total'")
+    figures.correlation_bars(correlations, folder / "correlations.png", title="At 36 km")
+    influence = pd.DataFrame({n: pd.Series(f["permutation"]) for n, f in reports["train"]["importances"].items()})
+    figures.importance_bars(influence, folder / "importances.png", label="rise of RMSE (m³ m⁻³)", title="Importances")
     return [
         ("maps.png", "Maps", "The truth, what is left of it at 36 km, and what each model makes of that."),
         ("maps-detail.png", "Close up", "Where the truth varies most within coarse cells."),
@@ -648,19 +654,25 @@ def _figures(
         ("scores.png", "Scores", "On the same cells. The interpolations know the coarse field alone."),
         ("scatter.png", "Scatter", "Every fine cell."),
         ("box.png", "Distributions", "Whether a map keeps the truth's range."),
-        drawing._flow(),
-        drawing._correlations(),
-        drawing._importances(),
-        *drawing._training(),
+        (
+            "sample-flow.png",
+            "Samples",
+            "Coarse cells that each sieve leaves: observed have any valid fine cell, quality enough.",
+        ),
+        ("correlations.png", "Correlations", "Of each predictor with the coarse field; black: p > 0.05."),
+        ("importances.png", "Importances", "Rise of the error on training cells when one predictor is shuffled."),
+        *_Drawing(run, window, folder, reports, None)._training(),
     ]
 
 
 def _busiest(fields: Mapping[str, Floats], window: Window) -> tuple[float, float, float, float]:
-    """West, south, east, north of the square of coarse cells in which the truth varies most within them."""
+    """West, south, east, north of the part (of `CLOSE_UP`) in which the truth varies most within coarse cells."""
     lost = np.nan_to_num(fields["truth"] - fields["nearest"]) ** 2
-    side = DETAIL * round(lost.shape[0] / window.coarse.shape[0])
-    squares = [(r, c) for r in spans(lost.shape[0], side) for c in spans(lost.shape[1], side)]
-    return window.grid.window(*max(squares, key=lambda square: float(lost[square].sum()))).bounds
+    sides = [
+        n * round(fine / coarse) for n, fine, coarse in zip(CLOSE_UP, lost.shape, window.coarse.shape, strict=True)
+    ]
+    parts = [(r, c) for r in spans(lost.shape[0], sides[0]) for c in spans(lost.shape[1], sides[1])]
+    return window.grid.window(*max(parts, key=lambda part: float(lost[part].sum()))).bounds
 
 
 def _within(field: xr.DataArray, box: tuple[float, float, float, float]) -> xr.DataArray:

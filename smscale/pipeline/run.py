@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe in a workspace; `order` names its stages from first to last."""
+    """One run of a recipe in a workspace.
+
+    `order` names its stages from first to last. Where `check` is set, stages do nothing: they report, or refuse if they are
+    not finished with this recipe's settings.
+    """
 
     recipe: Recipe
     workspace: Workspace
@@ -28,6 +32,7 @@ class Run:
     client: Client | Callable[[], Client | None] | None = None
     progress: bool = True
     say: Callable[[str], Any] = lambda text: None
+    check: bool = False
 
     def stage(
         self, name: str, fingerprint: str, prepare: Callable[[], Any], work: Callable[[], dict[str, Any]]
@@ -46,8 +51,13 @@ class Run:
         """
         done = self.workspace.finished(name)
         if done is not None and done["fingerprint"] == fingerprint:
-            self.say(f"{name:<10} nothing to do\n")
+            if not self.check:
+                self.say(f"{name:<10} nothing to do\n")
             return done["report"]
+        if self.check:
+            raise StoreError(
+                f"stage {name} was done with other settings or files in {self.workspace.root}: run without --only, or with --only {name} first"
+            )
         if self.workspace.begin(name, fingerprint):
             for stage in reversed(
                 self.order[self.order.index(name) :]

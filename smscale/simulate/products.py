@@ -244,7 +244,8 @@ def write_coarse(world: World, out: str, row: int, block: tuple[int, int], leave
     grid = whole.window(slice(row, row + 1), slice(*block))
     footprints = [antenna(world.grid, float(lon), float(grid.lat[0])) for lon in grid.lon]
     filled = [f for f in footprints if f[2].size]
-    rows, cols = (slice(min(f[k].start for f in filled), max(f[k].stop for f in filled)) for k in (0, 1))
+    rows = slice(min(f[0].start for f in filled), max(f[0].stop for f in filled))
+    cols = slice(min(f[1].start for f in filled), max(f[1].stop for f in filled))
 
     def means(values: NDArray) -> Floats:
         parts = [np.full(values.shape[:-2], np.nan)] * len(footprints)

@@ -356,7 +356,7 @@ def make_nature(world: World, out: str, window: Window) -> dict[str, float]:
     overpasses, daily = _Slab(out, OVERPASS, part, 2 * len(shown)), _Slab(out, DAILY, part, len(shown))
     sums, composites = _Slab(out, EIGHT_DAY, part, len(eight)), _Slab(out, SIXTEEN_DAY, part, len(sixteen))
     days = stepped_days(world)
-    picks = [min(date.fromordinal(first.toordinal() + 8), days[-1].date()) for first in sixteen]
+    picks = [first.toordinal() + 7 for first in sixteen]
     ends = {date.fromordinal(min(first.toordinal() + 7, date(first.year, 12, 31).toordinal())) for first in eight}
     state = nature.start()
     et = pet = np.zeros(land.lon.shape)
@@ -372,7 +372,7 @@ def make_nature(world: World, out: str, window: Window) -> dict[str, float]:
             if day.date() in ends:
                 sums.add({"et": et, "pet": pet})
                 et = pet = np.zeros(land.lon.shape)
-        for _ in range(picks.count(day.date())):
+        if day.toordinal() in picks:
             composites.add({"ndvi": today.ndvi, "evi": today.evi, "leaf_area": today.leaves})
     return {"days": len(days), "cells": int(land.lon.size)}
 
