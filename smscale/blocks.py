@@ -62,10 +62,12 @@ class Ledger:
             return None
         return record if record.get("fingerprint") == task.fingerprint else None
 
-    def enter(self, task: Task, result: Any, seconds: float) -> None:
-        """Enter a finished task; the record appears whole or not at all."""
+    def enter(self, task: Task, result: Any, seconds: float) -> Any:
+        """Enter a finished task; the record appears whole or not at all. The result comes back as a later run will read it."""
         record = {"key": task.key, "fingerprint": task.fingerprint, "seconds": round(seconds, 3), "result": result}
-        write_text(self._path(task.key), json.dumps(record, sort_keys=True))
+        text = json.dumps(record)
+        write_text(self._path(task.key), text)
+        return json.loads(text)["result"]
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key.replace('/', '.')}.json"
@@ -113,8 +115,7 @@ def run(
         total=len(tasks), initial=outcome.done_before, desc=label, unit="block", disable=not progress or not todo
     ) as bar:
         for task, result, seconds in finished:
-            ledger.enter(task, result, seconds)
-            outcome.results[task.key] = result
+            outcome.results[task.key] = ledger.enter(task, result, seconds)
             bar.update()
     return outcome
 

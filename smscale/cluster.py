@@ -53,7 +53,10 @@ def connect(where: str = "local", workers: int | None = None, memory_per_worker:
             n_workers=workers or default_workers(memory_per_worker),
             threads_per_worker=1,
             memory_limit=memory_per_worker,
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # a free port: nobody looks there
+            scheduler_kwargs={
+                "dashboard": False,
+                "dashboard_address": "127.0.0.1:0",
+            },  # a free port: nobody looks there
             silence_logs=50,
         ) as cluster,
         Client(cluster) as client,

@@ -1,4 +1,4 @@
-"""From tiles to the fine grid: MODIS tiles resampled, terrain reduced, local days untangled, cadences matched.
+"""From tiles to the fine grid: MODIS tiles resampled, terrain reduced, local days untangled.
 
 Arrays here lie on windows of a fine `Grid`; nothing needs more than the tiles and the part of the elevation model that a
 window touches.
@@ -307,32 +307,3 @@ def select_lst(
         take = np.isfinite(found) & (offset == (day - date).astype(int)) & (distance < away)
         lst[take], view_time[take], away[take] = found[take], time[take], distance[take]
     return lst, view_time
-
-
-# -- cadences -----------------------------------------------------------------------------------
-
-
-def match_nearest(times: ArrayLike, steps: ArrayLike, never_later: bool = False) -> NDArray[np.int64]:
-    """Index of the composite nearest in time to each step.
-
-    Parameters
-    ----------
-    times : (c,) datetime64, representative dates of the composites, ascending
-    steps : (t,) datetime64
-    never_later : only composites at or before the step, for runs that must not look ahead
-
-    Returns
-    -------
-    (t,) int64 into `times`; of two equally near the earlier; -1 where there is none
-    """
-    times, steps = np.asarray(times, dtype="datetime64[ns]"), np.asarray(steps, dtype="datetime64[ns]")
-    if times.size > 1 and not np.all(np.diff(times) > np.timedelta64(0)):
-        raise InputError("composite times must ascend without duplicates: sort them and drop the duplicates")
-    if times.size == 0:
-        return np.full(steps.shape, -1, dtype=np.int64)
-    after = np.searchsorted(times, steps, side="right")
-    before = after - 1
-    if never_later:
-        return before.astype(np.int64)
-    low, high = np.clip(before, 0, times.size - 1), np.clip(after, 0, times.size - 1)
-    return np.where(np.abs(steps - times[low]) <= np.abs(times[high] - steps), low, high).astype(np.int64)

@@ -6,6 +6,7 @@ Rooms meet through Datasets that satisfy this module. Sources of the ranges stan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date, timedelta
 from enum import IntFlag
 from typing import Literal
 
@@ -233,6 +234,21 @@ def local_step(utc: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.n
     local = utc + np.round(wrapped * 240.0e9).astype("timedelta64[ns]")  # 240 s of solar time per degree
     local_date = local.astype("datetime64[D]")
     return local_date, (local - local_date) >= np.timedelta64(12, "h")
+
+
+def composites(start: date, end: date, length: int) -> list[tuple[date, date]]:
+    """First and last day of every MODIS composite of `length` days that touches the days `start` to `end`.
+
+    Composites start anew on each 1 January: the year's last is shorter (MOD13 and MOD16 user guides).
+    """
+    found = []
+    for year in range(start.year, end.year + 1):
+        for offset in range(0, 365, length):
+            first = date(year, 1, 1) + timedelta(offset)
+            last = min(first + timedelta(length - 1), date(year, 12, 31))
+            if first <= end and last >= start:
+                found.append((first, last))
+    return found
 
 
 def grid_coords(grid: Grid) -> dict[str, xr.DataArray]:

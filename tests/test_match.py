@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from scipy import stats
 
 from smscale import schema
 from smscale.errors import InputError
-from smscale.features.match import correlations, sample_table, season, smap_steps, zone
+from smscale.features.match import sample_table, season, smap_steps, zone
 
 LON = np.array([89.9, 90.1, 103.0, 179.0])
 LAT = np.array([31.0, 30.5])
@@ -249,25 +248,3 @@ def test_seasons_and_zones():
     dates = [f"2017-{m:02d}-15" for m in range(1, 13)]
     assert season(dates).tolist() == ["winter"] * 2 + ["spring"] * 3 + ["summer"] * 3 + ["autumn"] * 3 + ["winter"]
     assert zone([2999.9, 3000.0]).tolist() == ["SE", "NW"]
-
-
-def test_correlations_are_scipys_in_every_group():
-    rng = np.random.default_rng(0)
-    n = 200
-    table = pd.DataFrame(
-        {
-            "lst": rng.normal(size=n),
-            "flat": np.ones(n),
-            "season": np.where(np.arange(n) < 120, "summer", "autumn"),
-            "zone": np.where(np.arange(n) % 2, "NW", "SE"),
-        }
-    )
-    table["soil_moisture"] = 0.5 * table["lst"] + rng.normal(size=n)
-    found = correlations(table, ("lst", "flat")).set_index(["predictor", "group"])
-    assert found.loc["lst"].index.tolist() == ["total", "summer", "autumn", "NW", "SE"]
-    summer = table[table["season"] == "summer"]
-    expected = stats.pearsonr(summer["lst"], summer["soil_moisture"])
-    assert found.loc[("lst", "summer"), "cc"] == pytest.approx(expected.statistic)
-    assert found.loc[("lst", "summer"), "p_value"] == pytest.approx(expected.pvalue)
-    assert found.loc[("lst", "summer"), "n"] == 120
-    assert np.isnan(found.loc[("flat", "total"), "cc"])

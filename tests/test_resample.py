@@ -11,7 +11,6 @@ from smscale import sinusoidal
 from smscale.cube import (
     lst_file_dates,
     lst_local_day_offset,
-    match_nearest,
     sample_tiles,
     select_lst,
     static_layers,
@@ -325,31 +324,3 @@ def test_files_of_other_days_do_not_matter():
         select_lst("2017-07-02", "NOON", fields(lon, {"2017-07-02": 1.0}, 1.5), lon)
     with pytest.raises(InputError, match="no LST field"):
         select_lst("2017-07-02", "AM", {}, lon)
-
-
-# -- cadences -----------------------------------------------------------------------------------
-
-TIMES = np.array(["2017-06-01", "2017-06-09", "2017-06-17"], "datetime64[ns]")
-
-
-@pytest.mark.parametrize(
-    ("step", "nearest", "not_later"),
-    [
-        ("2017-05-01", 0, -1),
-        ("2017-06-01", 0, 0),
-        ("2017-06-05", 0, 0),
-        ("2017-06-05T01", 1, 0),
-        ("2017-06-09", 1, 1),
-        ("2017-12-01", 2, 2),
-    ],
-)
-def test_each_step_takes_the_nearest_composite(step, nearest, not_later):
-    steps = np.array([step], "datetime64[ns]")
-    assert match_nearest(TIMES, steps).tolist() == [nearest]
-    assert match_nearest(TIMES, steps, never_later=True).tolist() == [not_later]
-
-
-def test_without_composites_no_step_has_one():
-    assert match_nearest(TIMES[:0], TIMES).tolist() == [-1, -1, -1]
-    with pytest.raises(InputError, match="ascend"):
-        match_nearest(TIMES[[0, 0]], TIMES)

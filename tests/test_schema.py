@@ -1,7 +1,10 @@
 """Variables, status bits, overpass steps and the local day of an observation."""
 
+from datetime import date
+
 import numpy as np
 import pytest
+import xarray as xr
 
 from smscale import schema
 from smscale.errors import InputError
@@ -95,3 +98,41 @@ def test_every_step_finds_itself_again():
 def test_missing_times_have_no_local_day():
     date, _ = schema.local_step(np.array(["NaT"], "datetime64[ns]"), np.array([103.0]))
     assert np.isnat(date[0])
+
+
+# -- composites ---------------------------------------------------------------------------------
+
+TIMES = np.array(["2017-06-01", "2017-06-09", "2017-06-17"], "datetime64[ns]")
+
+
+@pytest.mark.parametrize(
+    ("step", "nearest", "ended"),
+    [
+        ("2017-05-01", 0, -1),
+        ("2017-06-05", 0, 0),  # equally near: the earlier
+        ("2017-06-05T01", 1, 0),
+        ("2017-06-12T23", 1, 0),
+        ("2017-06-13", 1, 1),
+        ("2017-12-01", 2, 2),
+    ],
+)
+def test_each_step_takes_the_nearest_composite_or_the_last_that_has_ended(step, nearest, ended):
+    held = xr.Dataset(coords={"time": TIMES, "last_day": ("time", TIMES + np.timedelta64(3, "D"))})
+    steps = np.array([step], "datetime64[ns]")
+    assert schema.composite_index(held, steps).tolist() == [nearest]
+    assert schema.composite_index(held, steps, never_later=True).tolist() == [ended]
+
+
+def test_nothing_to_match_is_refused():
+    with pytest.raises(InputError, match="nothing to match"):
+        schema.nearest_index(TIMES[:0], TIMES)
+
+
+def test_composites_start_anew_each_year():
+    days = schema.composites(date(2017, 12, 20), date(2018, 1, 3), 8)
+    assert days == [
+        (date(2017, 12, 19), date(2017, 12, 26)),
+        (date(2017, 12, 27), date(2017, 12, 31)),
+        (date(2018, 1, 1), date(2018, 1, 8)),
+    ]
+    assert schema.composites(date(2016, 12, 30), date(2016, 12, 31), 16) == [(date(2016, 12, 18), date(2016, 12, 31))]

@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import h5py
@@ -12,7 +11,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from smscale.errors import InputError
-from smscale.sources.catalogue import Requirement, composites, degree_tiles, read_name, requirements, scan
+from smscale.sources.catalogue import Requirement, degree_tiles, read_name, requirements, scan
 
 Real = Callable[[str], Path]
 HDF4 = b"\x0e\x03\x13\x01\x00\x01\x00\x00\x00\x00" + b"\x00\x01\x00\x00" + b"\x00" * 8  # one empty descriptor
@@ -184,14 +183,6 @@ def test_requirements_of_the_papers_region_and_period() -> None:
         "2017-06-11",
         "2017-06-12",
     )
-
-
-def test_composites_restart_each_year() -> None:
-    assert composites(8, date(2017, 12, 20), date(2018, 1, 3)) == ("2017-12-19", "2017-12-27", "2018-01-01")
-    assert composites(16, date(2017, 6, 10), date(2017, 6, 10)) == ("2017-06-10",)
-    assert composites(16, date(2016, 12, 30), date(2016, 12, 31)) == ("2016-12-18",)
-    assert len(composites(8, date(2017, 1, 1), date(2017, 12, 31))) == 46
-    assert len(composites(16, date(2017, 1, 1), date(2017, 12, 31))) == 23
 
 
 def test_degree_tiles_are_named_by_their_south_western_corner() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from smscale import schema
 from smscale.errors import InputError
@@ -273,7 +272,7 @@ def _column(name: str, values: NDArray) -> NDArray:
     return values.astype(np.float32)
 
 
-# -- groups and correlations --------------------------------------------------------------------
+# -- groups ---------------------------------------------------------------------------------
 
 
 def season(dates: ArrayLike) -> NDArray[np.str_]:
@@ -285,36 +284,3 @@ def season(dates: ArrayLike) -> NDArray[np.str_]:
 def zone(elevation: ArrayLike, threshold: float = ZONE_ELEVATION) -> NDArray[np.str_]:
     """The paper's zones by elevation in m: "NW" from the threshold on, "SE" below."""
     return np.where(np.asarray(elevation) >= threshold, "NW", "SE")
-
-
-def correlations(table: pd.DataFrame, predictors: Sequence[str]) -> pd.DataFrame:
-    """Pearson correlation of each predictor with soil moisture, in total and by season and zone (the paper's Figure 3).
-
-    Parameters
-    ----------
-    table : from `sample_table`
-    predictors : columns of it
-
-    Returns
-    -------
-    DataFrame predictor, group (total, summer, autumn, NW, SE), cc, p_value (two-sided), n; cc and p_value are NaN with fewer than
-    3 samples or where one of the two does not vary
-    """
-    groups: dict[str, Any] = {"total": np.ones(len(table), dtype=bool)}
-    groups |= {name: (table["season"] == name).to_numpy() for name in ("summer", "autumn")}
-    if "zone" in table:
-        groups |= {name: (table["zone"] == name).to_numpy() for name in ("NW", "SE")}
-    rows = [
-        (p, name, *_pearson(table[p], table["soil_moisture"], mask))
-        for p in predictors
-        for name, mask in groups.items()
-    ]
-    return pd.DataFrame(rows, columns=["predictor", "group", "cc", "p_value", "n"])
-
-
-def _pearson(x: pd.Series, y: pd.Series, mask: Mask) -> tuple[float, float, int]:
-    a, b = x.to_numpy(np.float64)[mask], y.to_numpy(np.float64)[mask]
-    if a.size < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return np.nan, np.nan, int(a.size)
-    found = stats.pearsonr(a, b)
-    return float(found.statistic), float(found.pvalue), int(a.size)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from smscale import blocks, cluster, store
 from smscale.blocks import Ledger
-from smscale.config import Recipe
-from smscale.errors import RecipeError
+from smscale.config import Recipe, read_yaml
+from smscale.errors import RecipeError, StoreError
 from smscale.pipeline.layout import layout_of
-from smscale.pipeline.run import Run, claim
-from smscale.workspace import Workspace
+from smscale.pipeline.run import Run, claim, inscribe
+from smscale.workspace import PRODUCTS, Workspace, remove
 
 Say = Callable[[str], Any]
 
@@ -50,7 +50,7 @@ def run(
         if fresh:
             _clear(workspace)
         recipe = _with_region(recipe)
-        claim(recipe, workspace, fresh)
+        claim(recipe, workspace)
         stages = _stages(recipe)
         wanted = [only] if only else list(stages)
         if only and only not in stages:
@@ -59,7 +59,11 @@ def run(
             store.sweep(leftover)
         with _workers(recipe, cluster) as client:
             going = Run(recipe, workspace, tuple(stages), client, progress, say)
-            if recipe.world and not only:
+            if only:
+                _require_earlier(going, stages, only)
+            inscribe(recipe, workspace)
+            if recipe.world and only in (None, "ingest"):
+                _clear_other_world(_world_file(recipe), workspace.root / "world")
                 _simulate(_world_file(recipe), workspace.root / "world", client, progress, say)
             reports = {}
             for name in wanted:
@@ -79,10 +83,21 @@ def simulate(
     """Write a nature run: product files in their real formats, with the truth beside them."""
     from smscale.config import Resources
 
+    if _is_other_world(world, out):
+        raise StoreError(f"{out} holds another nature run (see its world.yaml): name another folder, or remove it")
     resources = Resources()
     with _connect(cluster, resources.workers, resources.memory_per_worker) as client:
         _simulate(world, out, client, progress, say)
     say(f"files      {out}\ntruth      {out / 'truth.zarr'}\n")
+
+
+def _require_earlier(run: Run, stages: dict[str, Callable[[Run], dict[str, Any]]], only: str) -> None:
+    """Refuse where a stage before `only` is not finished, or was made with other settings."""
+    for name, stage in stages.items():
+        if name == only:
+            return
+        run.report(name)
+        stage(replace(run, check=True))
 
 
 def _stages(recipe: Recipe) -> dict[str, Callable[[Run], dict[str, Any]]]:
@@ -155,11 +170,30 @@ def _connect(where: str | None, workers: int | None, memory: str) -> Any:
 
 
 def _clear(workspace: Workspace) -> None:
-    """Remove what a run makes; nothing else in the folder is touched."""
-    for name in ("ledger", "report", "models", "maps.zarr", "cube.zarr", "world"):
-        shutil.rmtree(workspace.root / name, ignore_errors=True)
-    for name in ("samples.parquet", "samples.csv"):
-        (workspace.root / name).unlink(missing_ok=True)
+    """Remove what a run makes, what says that it is finished first; nothing else in the folder, and no folder that holds no run."""
+    recipe = workspace.root / "ledger" / "recipe.json"
+    if not recipe.is_file():
+        return
+    for record in set(recipe.parent.iterdir()) - {recipe}:
+        remove(record)
+    for name in (*chain(*PRODUCTS.values()), "cube.zarr/zarr.json", "cube.zarr", "world/ledger", "world", "ledger"):
+        remove(workspace.root / name)
+
+
+def _clear_other_world(world_file: Path, out: Path) -> None:
+    """Remove the workspace's own nature run if it is of another world: its files would be read beside the new ones."""
+    if _is_other_world(world_file, out):
+        remove(out / "ledger")
+        remove(out)
+
+
+def _is_other_world(world_file: Path, out: Path) -> bool:
+    from smscale.simulate import World
+
+    try:
+        return read_yaml(out / "world.yaml") != World.from_file(world_file).to_mapping()
+    except RecipeError:
+        return False
 
 
 def _summarise(workspace: Workspace, report: dict[str, Any], say: Say) -> None:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         results = run.blocks("ingest", _tasks(run, layout, inputs, path, fingerprint))
+        _refuse_mixed_algorithms({r["algorithm"] for r in results.values() if "algorithm" in r})
         for group in _groups(inputs):
             store.publish(path, group)
         return _report(inputs, results)
@@ -95,6 +97,8 @@ def _inputs(folder: Path, layout: Layout) -> Inputs:
     ]
     aside += [(p.name, "not a file that is read here") for p in catalogue.unknown if p.suffix not in IGNORED]
     aside += [(p.name, reason) for p, reason in catalogue.problems]
+    needed = requirements(start, end, bounds)
+    aside += [(lack.family, str(lack).removeprefix(f"{lack.family} ")) for lack in catalogue.missing(needed)]
     return Inputs(granules, dem, tuple(str(p) for p in _station_files(catalogue)), tuple(aside))
 
 
@@ -235,7 +239,7 @@ def _times(cadence: str, layout: Layout, inputs: Inputs) -> xr.Dataset:
     )
 
 
-def _composites(family: str, length: int, layout: Layout, inputs: Inputs) -> list[tuple[np.datetime64, np.datetime64]]:
+def _composites(family: str, length: int, layout: Layout, inputs: Inputs) -> list[tuple[date, date]]:
     """Composites of the period (and next to it) of which there is a granule."""
     there = {g.date for g in inputs.granules[family]}
     return [days for days in composite_days(*layout.period, length) if str(days[0]) in there]
@@ -398,10 +402,7 @@ def smap_block(
     if not granules:
         return {"problems": problems, "counts": {}, "observed": 0}
     algorithms = {g.attrs["algorithm"] for g in granules}
-    if len(algorithms) > 1:
-        raise InputError(
-            f"SMAP granules hold different default algorithms ({', '.join(sorted(algorithms))}): set smap.algorithm in the recipe"
-        )
+    _refuse_mixed_algorithms(algorithms)
     observed = smap_steps(granules, steps)
     keep, weight, counts = quality(observed, policy)  # type: ignore[arg-type]
     observed["weight"] = xr.where(keep, weight, 0.0).astype(np.float32)
@@ -421,9 +422,19 @@ def smap_block(
     }
 
 
+def _refuse_mixed_algorithms(algorithms: set[str]) -> None:
+    if len(algorithms) > 1:
+        raise InputError(
+            f"SMAP granules hold different default algorithms ({', '.join(sorted(algorithms))}): set smap.algorithm in the recipe"
+        )
+
+
 def stations_block(path: str, files: Sequence[str], grid: Grid, steps: xr.Dataset) -> dict[str, Any]:
     """Station values of the period within the region."""
-    found = open_stations(files)
+    try:
+        found = open_stations(files)
+    except InputError as error:  # the maps can be made without stations
+        return {"problems": [_problem(str(Path(files[0]).parent), error)], "stations": 0, "values": 0}
     problems = json.loads(found.attrs.pop("problems", "[]"))
     row, _ = grid.index(found["lon"].values, found["lat"].values)
     for name in found["station"].values[row < 0].tolist():

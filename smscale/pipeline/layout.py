@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from smscale import schema
@@ -63,21 +62,7 @@ def layout_of(recipe: Recipe) -> Layout:
     return Layout(grid, Grid.ease2(COARSE_KM, *grid.bounds), recipe.period, recipe.chunks.sizes, recipe.chunks.shards)
 
 
-def composite_days(start: str, end: str, length: int) -> list[tuple[np.datetime64, np.datetime64]]:
-    """First and last day of every MODIS composite of `length` days that meets a period, with one more on each side.
-
-    Composites start anew on each 1 January: the year's last is shorter (MOD13, MOD16 user guides).
-    """
-    found: list[tuple[np.datetime64, np.datetime64]] = []
-    margin = pd.Timedelta(days=length)
-    for year in range((pd.Timestamp(start) - margin).year, (pd.Timestamp(end) + margin).year + 1):
-        for first in pd.date_range(f"{year}-01-01", f"{year}-12-31", freq=f"{length}D"):
-            last = min(first + pd.Timedelta(days=length - 1), pd.Timestamp(f"{year}-12-31"))
-            if last >= pd.Timestamp(start) - margin and first <= pd.Timestamp(end) + margin:
-                found.append((np.datetime64(first, "D"), np.datetime64(last, "D")))
-    return found
-
-
-def resolve_inputs(recipe: Recipe, workspace_root: Path) -> Path:
-    """The folder of raw files: the recipe's own, or the nature run in the workspace."""
-    return recipe.resolve(recipe.inputs) if recipe.inputs else workspace_root / "world"
+def composite_days(start: str, end: str, length: int) -> list[tuple[date, date]]:
+    """First and last day of every composite of a period, and of one more on each side: the nearest may lie there."""
+    margin = timedelta(length)
+    return schema.composites(date.fromisoformat(start) - margin, date.fromisoformat(end) + margin, length)

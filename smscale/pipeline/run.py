@@ -96,8 +96,8 @@ def files_fingerprint(paths: Sequence[str | Path]) -> str:
     return store.fingerprint(stats)
 
 
-def claim(recipe: Recipe, workspace: Workspace, fresh: bool) -> None:
-    """Write down the recipe that the workspace belongs to.
+def claim(recipe: Recipe, workspace: Workspace) -> None:
+    """Refuse a workspace that belongs to another recipe.
 
     Raises
     ------
@@ -105,14 +105,20 @@ def claim(recipe: Recipe, workspace: Workspace, fresh: bool) -> None:
         if the workspace holds another recipe's run.
     """
     path = workspace.root / "ledger" / "recipe.json"
-    if not fresh and path.is_file():
-        try:
-            held = json.loads(path.read_text()).get("name")
-        except ValueError:
-            held = recipe.name
-        if held != recipe.name:
-            raise RecipeError(
-                f"{workspace.root} holds the run of recipe {held!r}, not {recipe.name!r}: name another --workspace, or --fresh to replace it"
-            )
+    if not path.is_file():
+        return
+    try:
+        held = json.loads(path.read_text()).get("name")
+    except ValueError:
+        held = recipe.name
+    if held != recipe.name:
+        raise RecipeError(
+            f"{workspace.root} holds the run of recipe {held!r}, not {recipe.name!r}: name another --workspace, or --fresh to replace it"
+        )
+
+
+def inscribe(recipe: Recipe, workspace: Workspace) -> None:
+    """Write down the recipe that the workspace belongs to."""
+    path = workspace.root / "ledger" / "recipe.json"
     values = recipe.part(*(f for f in recipe.__dataclass_fields__ if f != "path"))
     blocks.write_text(path, json.dumps(values, sort_keys=True, indent=1))

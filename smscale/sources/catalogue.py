@@ -19,6 +19,7 @@ from typing import Any
 
 from smscale import sinusoidal
 from smscale.errors import InputError
+from smscale.schema import composites
 from smscale.sources import dem, stations
 from smscale.sources.files import Kind, defect
 
@@ -332,24 +333,16 @@ def requirements(start: str, end: str, box: dem.Box, stations_too: bool = True) 
     needed = (
         Requirement("SPL3SMP", daily),
         Requirement("LST", daily, tiles),
-        Requirement("ET", composites(8, first, last), tiles),
-        Requirement("VI", composites(16, first, last), tiles),
+        Requirement("ET", _composite_days(first, last, 8), tiles),
+        Requirement("VI", _composite_days(first, last, 16), tiles),
         Requirement("LC", years, tiles),
         Requirement("DEM", tiles=degree_tiles(box)),
     )
     return (*needed, Requirement("STATIONS")) if stations_too else needed
 
 
-def composites(days: int, first: date, last: date) -> tuple[str, ...]:
-    """First days of the composites of `days` days (counted from 1 January of each year) that a period touches."""
-    starts = []
-    for year in range(first.year, last.year + 1):
-        for offset in range(0, 365, days):
-            begin = date(year, 1, 1) + timedelta(offset)
-            final = min(begin + timedelta(days - 1), date(year, 12, 31))
-            if begin <= last and final >= first:
-                starts.append(begin.isoformat())
-    return tuple(starts)
+def _composite_days(start: date, end: date, length: int) -> tuple[str, ...]:
+    return tuple(first.isoformat() for first, _ in composites(start, end, length))
 
 
 def degree_tiles(box: dem.Box) -> tuple[str, ...]:
