@@ -74,7 +74,7 @@ def map_template(layout: Layout, names: Sequence[str], notes: dict[str, str]) ->
         }
         data[name] = (dims, store.empty(shape, np.float32), attrs)
         data[status] = (dims, store.empty(shape, np.uint32, 0), {**schema.status_attrs(), **mapping})
-    coords = {**layout.steps.coords, **schema.grid_coords(layout.grid)}
+    coords: dict[Any, Any] = {**layout.steps.coords, **schema.grid_coords(layout.grid)}
     return xr.Dataset(data, coords, {**schema.grid_attrs(layout.grid), "title": "smscale soil moisture maps"})
 
 

@@ -25,6 +25,8 @@ from smscale.workspace import Workspace
 
 #: The paper's names: geographical difference and ratio analysis.
 PREFIX = {"difference": "gda", "ratio": "gra"}
+#: Every fused map that a recipe can ask for.
+FUSED = tuple(f"{prefix}_{how}" for prefix in PREFIX.values() for how in ("kriging", "idw"))
 
 
 def fuse(run: Run, layout: Layout) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def fuse(run: Run, layout: Layout) -> dict[str, Any]:
         return solved | {"status": _totals(names, list(results.values()))}
 
     def prepare() -> None:
+        for name in ("status", *(f"{prefix}{other}" for other in FUSED for prefix in ("", "status_"))):
+            store.remove(path, name)
         if has_stations(workspace):
             template = map_template(
                 layout, names, {n: f"soil moisture of {best} fused with stations, {n}" for n in names}

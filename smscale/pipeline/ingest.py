@@ -276,11 +276,11 @@ def _tasks(run: Run, layout: Layout, inputs: Inputs, path: str, fingerprint: str
                 given = (path, cadence, (slice(i, i + 1), rows, cols), grid, by_date[str(first)], quality_of)
                 tasks.append(Task(f"{cadence}/{first}-{rows.start}-{cols.start}", composite_block, given, fingerprint))
     by_year = _by_date(inputs.granules["LC"])
-    for i, date in enumerate(sorted(by_year)):
+    for i, first_day in enumerate(sorted(by_year)):
         for (rows, cols), grid in tiles:
-            classes = (path, (slice(i, i + 1), rows, cols), grid, by_year[date])
+            classes = (path, (slice(i, i + 1), rows, cols), grid, by_year[first_day])
             tasks.append(
-                Task(f"land_cover/{date[:4]}-{rows.start}-{cols.start}", land_cover_block, classes, fingerprint)
+                Task(f"land_cover/{first_day[:4]}-{rows.start}-{cols.start}", land_cover_block, classes, fingerprint)
             )
     for (rows, cols), grid in tiles:
         tasks.append(
@@ -316,19 +316,19 @@ def overpass_block(
     problems: list[dict[str, Any]] = []
     fields: dict[str, dict[np.datetime64, tuple[np.ndarray, np.ndarray]]] = {"AM": {}, "PM": {}}
     without_tile = 0
-    for date, tiles in files.items():
+    for day, tiles in files.items():
         opened = _open_tiles(tiles, window.tiles, qc, problems)
         for overpass, view in (("AM", "night"), ("PM", "day")):
             lst, without = cube.sample_tiles({t: ds[f"lst_{view}"].values for t, ds in opened.items()}, window, "mean")
             time, _ = cube.sample_tiles(
                 {t: ds[f"lst_view_time_{view}"].values for t, ds in opened.items()}, window, "nearest"
             )
-            fields[overpass][np.datetime64(date)] = (lst, time.astype(np.float32))
+            fields[overpass][np.datetime64(day)] = (lst, time.astype(np.float32))
         without_tile += without
     values = np.full((len(labels), *grid.shape, 2), np.nan, np.float32)
-    for i, (date, overpass) in enumerate(labels):
+    for i, (local_date, overpass) in enumerate(labels):
         if fields[overpass]:
-            values[i, ..., 0], values[i, ..., 1] = cube.select_lst(date, overpass, fields[overpass], grid.lon)
+            values[i, ..., 0], values[i, ..., 1] = cube.select_lst(local_date, overpass, fields[overpass], grid.lon)
     digest = store.write(path, "fine/overpass", "values", (*region, slice(0, 2)), values)
     return {
         "checksum": digest,

@@ -57,6 +57,9 @@ def _fields(predictors: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _lay_out(layout: Layout, path: str, moving: Sequence[str], fixed: Sequence[str]) -> None:
+    for name in (v.name for v in schema.VARIABLES.values() if v.cadence != "coordinate" and v.name != "soil_moisture"):
+        store.remove(path, f"coarse/{name}")
+        store.remove(path, f"coarse/valid_fraction_{name}")
     steps, cells = (layout.steps.sizes["time"],), layout.coarse.shape
     data: dict[str, Any] = {}
     for names, shape, dims in ((moving, (*steps, *cells), ("time", "lat", "lon")), (fixed, cells, ("lat", "lon"))):
