@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/smscale run pipelines/demo.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -rs -n auto --maxprocesses 4 --dist loadfile tests
 
 check: $(STAMP)
 	$(BIN)/ruff format --check smscale tests benchmarks

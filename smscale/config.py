@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -53,7 +55,7 @@ class Chunks:
 @dataclass(frozen=True)
 class Smap:
     quality: Literal["strict", "paper", "weighted"] = "paper"
-    algorithm: str | None = None
+    algorithm: Literal["dca", "scav", "scah"] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Fusion:
     holdout_unit: Literal["station", "record"] = "station"
     residuals: tuple[Literal["difference", "ratio"], ...] = ("difference", "ratio")
     interpolators: tuple[Literal["kriging", "idw"], ...] = ("kriging", "idw")
-    variogram: str = "exponential"
+    variogram: Literal["exponential", "spherical", "gaussian", "matern"] = "exponential"
     neighbours: int | None = None
     idw_neighbours: int = 12
     idw_power: float = 2.0
@@ -134,6 +136,21 @@ class Coarsened:
 
 #: Predictors that a recovery has: its surface temperature comes by `with_surface_temperature`.
 RECOVERY_PREDICTORS = ("longitude", "latitude", "elevation", "slope", "aspect", "land_cover")
+
+
+#: Least value of settings that have one.
+LEAST = {
+    "seed": 0,
+    "split.inner_folds": 2,
+    "split.folds": 2,
+    "split.block_days": 1,
+    "split.block_cells": 1,
+    "fusion.neighbours": 1,
+    "fusion.idw_neighbours": 1,
+    "fusion.idw_power": 0,
+    "fusion.tolerance_hours": 0,
+    "resources.workers": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -198,7 +215,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"recipe not found: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # YAML reads 2017-13-01 as a date, and fails
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: expected keys and values, found {type(values).__name__}")
@@ -250,7 +267,10 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     if origin is not None:  # a Mapping of model settings: values are checked by the model
         if not isinstance(value, Mapping):
             raise wrong
-        return {str(k): dict(v or {}) if isinstance(v or {}, Mapping) else v for k, v in value.items()}
+        for name, settings in value.items():
+            if not isinstance(settings or {}, Mapping):
+                raise RecipeError(f"{where}: key {key}.{name}: found {settings!r}, expected keys and values")
+        return {str(k): dict(v or {}) for k, v in value.items()}
     return _scalar(hint, value, wrong)
 
 
@@ -295,7 +315,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
         values = child
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # YAML reads 2017-13-01 as a date, and fails
         raise RecipeError(f"--set {setting}: {text!r} is not a YAML value") from None
 
 
@@ -305,6 +325,25 @@ def _check(recipe: Recipe, where: str) -> None:
     def refuse(key: str, found: Any, expected: str) -> typing.NoReturn:
         raise RecipeError(f"{where}: key {key}: found {found!r}, expected {expected}")
 
+    for key, least in LEAST.items():
+        value = operator.attrgetter(key)(recipe)
+        if value is not None and value < least:
+            refuse(key, value, f"at least {least}")
+    if recipe.seed >= 2**32:
+        refuse("seed", recipe.seed, "less than 2**32")
+    if not 0 <= recipe.bounds[0] < recipe.bounds[1] <= 1:
+        refuse("bounds", list(recipe.bounds), "[least, most] soil moisture in m3 m-3, between 0 and 1")
+    for key, chosen in (
+        ("fusion.residuals", recipe.fusion.residuals),
+        ("fusion.interpolators", recipe.fusion.interpolators),
+    ):
+        if not chosen or len(set(chosen)) != len(chosen):
+            refuse(key, list(chosen), "at least one, each once")
+    for cover in recipe.match.exclude_land_cover:
+        if not 1 <= cover <= len(schema.IGBP):
+            refuse("match.exclude_land_cover", cover, f"IGBP classes 1 to {len(schema.IGBP)}")
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[kMG]i?B", recipe.resources.memory_per_worker):
+        refuse("resources.memory_per_worker", recipe.resources.memory_per_worker, "a size, as 1.5GiB")
     given = [key for key in ("inputs", "world", "recovery") if getattr(recipe, key)]
     if len(given) != 1:
         raise RecipeError(

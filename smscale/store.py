@@ -204,7 +204,8 @@ def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Data
             warnings.filterwarnings(
                 "ignore", "Object at .* is not recognized"
             )  # unfinished arrays beside finished ones
-            return xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
+            found = xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
+            return found.assign_coords({n: c.load() for n, c in found.coords.items() if c.ndim <= 1})
     except (FileNotFoundError, KeyError):
         where = f"{url}/{group}" if group else str(url)
         if not unfinished and sync(base(url).exists(f"{group}/{UNFINISHED}" if group else UNFINISHED)):

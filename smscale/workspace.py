@@ -169,7 +169,7 @@ class Workspace:
         time : a label, list or slice of overpass steps as xarray's `sel` takes it; all of them if not given
         """
         steps = self.steps if time is None else self.steps.sel(time=time)
-        steps = steps if "time" in steps.dims else steps.expand_dims("time")
+        steps = steps if "time" in steps.dims else self.steps.sel(time=[steps["time"].values])
         never_later = bool(self.recipe["modis"]["never_later"])
         planes = [predictor_plane(self, name, steps, never_later) for name in self.recipe["predictors"]]
         names = xr.DataArray(list(self.recipe["predictors"]), dims="variable", name="variable")

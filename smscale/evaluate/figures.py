@@ -98,7 +98,8 @@ def maps(
     rows = -(-len(drawn) // columns)
     stretch = 1 / np.cos(np.deg2rad((south + north) / 2))
     width = {1: 6.5, 2: 9.0}.get(columns, 11.0)
-    height = min((width - 1.6) / columns * (north - south) * stretch / (east - west) + 0.35, 8.0) * rows + 0.9
+    across = (width - 1.6) / columns - 0.42  # inches of one panel beside the colour bar and the gaps
+    height = min(across * (north - south) * stretch / (east - west) + 0.35, 8.0) * rows + 0.9
     shade = None if elevation is None else _relief(_shrunk(elevation.transpose("lat", "lon")))
     with _page(path, width, height, title, layout="compressed", trim=True) as figure:
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)

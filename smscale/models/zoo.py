@@ -14,6 +14,11 @@ from smscale.errors import RecipeError
 
 #: Names of the models, in the order in which they are shown.
 MODELS = ("gabp", "cnn", "rf", "xgb")
+#: What the grids of the forests may search.
+GRID_NAMES = {
+    "rf": ("max_depth", "max_features", "max_leaf_nodes", "max_samples", "min_samples_leaf", "min_samples_split"),
+    "xgb": ("max_depth", "min_child_weight", "learning_rate", "subsample", "colsample_bytree", "reg_lambda", "rounds"),
+}
 
 
 class Model(Protocol):
@@ -56,7 +61,26 @@ def build(name: str, settings: Mapping[str, Any] | None = None, seed: int = 0) -
     unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise RecipeError(f"model {name!r} has no setting {', '.join(unknown)}; it takes {', '.join(known)}")
+    for key, value in chosen.items():
+        _refuse_other_kind(name, key, value, model.get_params(deep=False)[key])
     return model.set_params(**chosen, random_state=seed)
+
+
+def _refuse_other_kind(model: str, key: str, value: Any, default: Any) -> None:
+    """Numbers where the default is one, at least 1 in a forest; lists of values in a grid."""
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise RecipeError(f"models.{model}.{key}: found {value!r}, expected a number")
+        if key == "trees" and value is not None and value < 1:
+            raise RecipeError(f"models.{model}.{key}: found {value!r}, expected at least 1")
+    if key == "grid" and value is not None:
+        if not isinstance(value, Mapping) or not all(isinstance(v, list | tuple) and v for v in value.values()):
+            raise RecipeError(f"models.{model}.grid: found {value!r}, expected lists of values by name")
+        known = GRID_NAMES[model]
+        if unknown := sorted(set(value) - set(known)):
+            raise RecipeError(
+                f"models.{model}.grid: {', '.join(unknown)} is unknown; expected among {', '.join(known)}"
+            )
 
 
 def _estimator(name: str) -> type[Any]:

@@ -59,6 +59,7 @@ def run(
             store.sweep(leftover)
         with _workers(recipe, cluster) as client:
             going = Run(recipe, workspace, tuple(stages), client, progress, say)
+            _check_models(recipe, workspace)
             if only:
                 _require_earlier(going, stages, only)
             inscribe(recipe, workspace)
@@ -89,6 +90,16 @@ def simulate(
     with _connect(cluster, resources.workers, resources.memory_per_worker) as client:
         _simulate(world, out, client, progress, say)
     say(f"files      {out}\ntruth      {out / 'truth.zarr'}\n")
+
+
+def _check_models(recipe: Recipe, workspace: Workspace) -> None:
+    """Refuse settings that a model does not take before anything is done; not again for what the workspace was made from."""
+    if workspace.finished("train") is not None and workspace.recipe["models"] == recipe.part("models")["models"]:
+        return
+    from smscale.models.zoo import build
+
+    for name, settings in recipe.models.items():
+        build(name, settings, recipe.seed)
 
 
 def _require_earlier(run: Run, stages: dict[str, Callable[[Run], dict[str, Any]]], only: str) -> None:

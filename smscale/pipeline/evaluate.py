@@ -45,7 +45,11 @@ def evaluate(run: Run, layout: Layout, truth: Path | None) -> dict[str, Any]:
     """Score, draw and write report/index.html and report/metrics.json."""
     recipe = run.recipe
     fingerprint = store.fingerprint(
-        "evaluate", 1, run.upstream("fuse"), recipe.part("fusion", "seed", "name", "title"), str(truth)
+        "evaluate",
+        1,
+        run.upstream("fuse"),
+        recipe.part("fusion", "seed", "name", "title", "assumed"),
+        truth is not None,
     )
 
     def work() -> dict[str, Any]:

@@ -97,6 +97,7 @@ def _inputs(folder: Path, layout: Layout) -> Inputs:
     ]
     aside += [(p.name, "not a file that is read here") for p in catalogue.unknown if p.suffix not in IGNORED]
     aside += [(p.name, reason) for p, reason in catalogue.problems]
+    aside += [(lack.family, str(lack)) for lack in catalogue.missing(requirements(start, end, bounds))]
     needed = requirements(start, end, bounds)
     aside += [(lack.family, str(lack).removeprefix(f"{lack.family} ")) for lack in catalogue.missing(needed)]
     return Inputs(granules, dem, tuple(str(p) for p in _station_files(catalogue)), tuple(aside))

@@ -153,7 +153,8 @@ def _correlations(table: pd.DataFrame, predictors: Sequence[str]) -> pd.DataFram
     """Of each predictor with soil moisture: total, by season and by the paper's zones."""
     subsets = {"total": np.ones(len(table), bool)}
     subsets |= {str(s): (table["season"] == s).to_numpy() for s in table["season"].unique()}
-    subsets |= {z: (table["zone"] == z).to_numpy() for z in ("NW", "SE")}
+    if "zone" in table:
+        subsets |= {z: (table["zone"] == z).to_numpy() for z in ("NW", "SE")}
     return correlations(table, "soil_moisture", list(predictors), {k: m for k, m in subsets.items() if m.sum() > 2})
 
 

@@ -537,7 +537,7 @@ def fields_of(run: Run, window: Window, variants: Mapping[str, Variant]) -> dict
 def _write(
     run: Run,
     window: Window,
-    reports: Mapping[str, Any],
+    reports: dict[str, Any],
     fields: Mapping[str, Floats],
     scores: Mapping[str, pd.DataFrame],
 ) -> None:
@@ -611,7 +611,7 @@ def _method(recipe: Recipe) -> dict[str, str]:
 def _figures(
     run: Run,
     window: Window,
-    reports: Mapping[str, Any],
+    reports: dict[str, Any],
     fields: Mapping[str, Floats],
     table: pd.DataFrame,
     final: str,
@@ -645,8 +645,12 @@ def _figures(
     figures.sample_flow(reports["match"]["flow"], folder / "sample-flow.png", title="From coarse cells to samples")
     correlations = pd.DataFrame(reports["match"]["correlations"]).query("subset == 'total'")
     figures.correlation_bars(correlations, folder / "correlations.png", title="At 36 km")
-    influence = pd.DataFrame({n: pd.Series(f["permutation"]) for n, f in reports["train"]["importances"].items()})
+    found = reports["train"]["importances"]
+    influence = pd.DataFrame(
+        {n: pd.Series(found.get(f"{n}{WITH_TEMPERATURE}", found[n])["permutation"]) for n in models}
+    )
     figures.importance_bars(influence, folder / "importances.png", label="rise of RMSE (m³ m⁻³)", title="Importances")
+    traces = {name: reports["train"]["traces"][name] for name in models}
     return [
         ("maps.png", "Maps", "The truth, what is left of it at 36 km, and what each model makes of that."),
         ("maps-detail.png", "Close up", "Where the truth varies most within coarse cells."),
@@ -661,7 +665,7 @@ def _figures(
         ),
         ("correlations.png", "Correlations", "Of each predictor with the coarse field; black: p > 0.05."),
         ("importances.png", "Importances", "Rise of the error on training cells when one predictor is shuffled."),
-        *_Drawing(run, window, folder, reports, None)._training(),
+        *_Drawing(run, window, folder, reports | {"train": {**reports["train"], "traces": traces}}, None)._training(),
     ]
 
 

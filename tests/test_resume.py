@@ -1,0 +1,275 @@
+"""A run killed at any moment, started again, ends with the bytes of the run that nobody disturbed."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import xarray as xr
+
+import smscale
+from smscale import cli, config, pipeline, store
+from smscale.errors import SmscaleError
+from smscale.models import load_model
+from smscale.workspace import Workspace
+
+STAGES = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
+GROUPS = ("fine/overpass", "fine/eight_day", "fine/sixteen_day", "fine/static", "fine/land_cover", "coarse", "stations")
+#: Longest wait for a stage to show progress, on a machine that does much else.
+PATIENCE_SECONDS = 240
+
+
+class Life:
+    """One process of the command line, the leader of a session of its own."""
+
+    def __init__(self, recipe: Path, root: Path, cluster: str) -> None:
+        arguments = ["run", str(recipe), "--workspace", str(root), "--quiet", "--cluster", cluster]
+        self.log = root.parent / f"{root.name}-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "smscale.cli", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def wait_for(self, folder: Path, records: int) -> None:
+        """Until a ledger folder holds so many records."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while len(list(folder.glob("*.json"))) < records:
+            assert self.process.poll() is None, f"ended before it could be killed in {folder}: {self.said}"
+            assert time.monotonic() < end, f"no progress in {folder}: {self.said}"
+            time.sleep(0.005)
+
+    def kill(self, everything: bool = True) -> list[psutil.Process]:
+        """SIGKILL the process and (or not) all that it started; those that it started."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        if everything:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            for one in family:
+                if one.is_running():
+                    one.kill()
+        else:
+            self.process.kill()
+        assert self.process.wait(30) == -signal.SIGKILL, f"ended before the kill: {self.said}"
+        return family
+
+    def finish(self) -> str:
+        assert self.process.wait(PATIENCE_SECONDS) == 0, self.said
+        return self.said
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+def differing(a: dict[str, str], b: dict[str, str]) -> list[str]:
+    return [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+
+
+def assert_only_whole_things_show(root: Path, undisturbed: Path) -> None:
+    """What any reader can see of a killed run is what the undisturbed run has."""
+    for path, group in [*((f"cube.zarr/{g}", "") for g in GROUPS), ("maps.zarr", "")]:
+        try:
+            seen = xr.open_zarr(root / path, group=group or None, consolidated=False)
+        except (FileNotFoundError, KeyError):
+            continue
+        whole = xr.open_zarr(undisturbed / path, group=group or None, consolidated=False)
+        for name, data in seen.data_vars.items():
+            np.testing.assert_array_equal(data.values, whole[name].values, err_msg=f"{path}/{name}")
+    if not (root / "ledger" / "recipe.json").is_file():
+        return
+    opened = smscale.open(root)
+    for name in ("coarse", "stations", "maps", "land_cover"):
+        try:
+            getattr(opened, name).load()
+        except SmscaleError:
+            continue
+    for name in ("samples.parquet", "samples.csv", "report/metrics.json", "report/index.html"):
+        if (root / name).exists():
+            assert (root / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    for model in (root / "models").glob("[a-z]*"):
+        assert load_model(model).features
+    if (root / "report" / "index.html").exists():
+        for figure in re.findall(r'src="(figures/[^"]+)"', (root / "report" / "index.html").read_text()):
+            assert (root / "report" / figure).read_bytes() == (undisturbed / "report" / figure).read_bytes()
+
+
+def assert_product_files_are_whole(root: Path, undisturbed: Path) -> None:
+    """What a killed simulation shows beside the truth is what the undisturbed one wrote."""
+    for path in (root / "world").rglob("*"):
+        name = path.relative_to(root)
+        if path.is_file() and not any(p.startswith(".") or p in ("ledger", "truth.zarr") for p in name.parts):
+            assert path.read_bytes() == (undisturbed / name).read_bytes(), name
+    with pytest.raises((FileNotFoundError, KeyError)):
+        xr.open_zarr(root / "world" / "truth.zarr", group="fine", consolidated=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_once_in_every_stage(
+    tiny_recipe: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    digests: Callable[[Path], dict[str, str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, rng = tmp_path / "run", random.Random(4451)
+    for phase in ("land", "files"):
+        life = Life(tiny_recipe, root, "none")
+        life.wait_for(root / "world" / "ledger" / phase, 1)
+        time.sleep(rng.uniform(0, 0.4))
+        life.kill()
+        assert_product_files_are_whole(root, tiny_run)
+    for stage in STAGES:
+        life = Life(tiny_recipe, root, "none")
+        life.wait_for(root / "ledger" / stage, rng.randint(1, 3) if stage not in ("evaluate", "match") else 1)
+        if stage == "ingest":
+            arguments = ["run", str(tiny_recipe), "--workspace", str(root), "--quiet", "--cluster", "none"]
+            assert cli.main(arguments) == 2
+            refused = capsys.readouterr().err
+            assert refused.count("\n") == 1
+            assert f"process {life.process.pid}" in refused
+        time.sleep(rng.uniform(0, 0.15))
+        life.kill()
+        assert_only_whole_things_show(root, tiny_run)
+    said = Life(tiny_recipe, root, "none").finish()
+    assert "nothing to do" in said
+    assert not differing(digests(root), digests(tiny_run))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_with_and_without_its_workers(
+    tiny_recipe: Path, tiny_run: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
+    """Of a cluster: first all at once; then the client alone, whose workers must not stay."""
+    root = tmp_path / "run"
+    root.mkdir()
+    shutil.copytree(tiny_run / "world", root / "world", copy_function=shutil.copy)
+    life = Life(tiny_recipe, root, "local")
+    life.wait_for(root / "ledger" / "ingest", 2)
+    assert len(life.kill()) >= 2
+    assert_only_whole_things_show(root, tiny_run)
+    life = Life(tiny_recipe, root, "local")
+    life.wait_for(root / "ledger" / "downscale", 1)
+    orphans = life.kill(everything=False)
+    assert_only_whole_things_show(root, tiny_run)
+    said = Life(tiny_recipe, root, "local").finish()
+    assert "Traceback" not in said
+    assert "UserWarning" not in said
+    assert not differing(digests(root), digests(tiny_run))
+    _, alive = psutil.wait_procs(orphans, timeout=20)
+    assert not alive
+
+
+class Death(BaseException):
+    """What no handler of errors catches."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "where", "moment"),
+    [
+        ("fuse", (Workspace, "forget"), 1),
+        ("fuse", (store, "create"), 1),
+        ("fuse", (Workspace, "prepared"), 1),
+        ("fuse", (store, "write"), 5),
+        ("fuse", (store, "publish"), 1),
+        ("fuse", (store, "_publish"), 4),
+        ("fuse", (Workspace, "finish"), 1),
+        ("evaluate", (Workspace, "finish"), 1),
+        ("match", (Workspace, "forget"), 3),
+        ("match", (store, "_publish"), 2),
+        ("match", (Workspace, "finish"), 1),
+    ],
+)
+def test_stopped_at_an_awkward_moment(
+    tiny_recipe: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    copy_run: Callable[..., Path],
+    digests: Callable[[Path], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    where: tuple[Any, str],
+    moment: int,
+) -> None:
+    """Between two steps that a clock would rarely hit: the n-th call of a function is the last thing that happens."""
+    root = copy_run(tiny_run, tmp_path / "run")
+    record = root / "ledger" / f"{stage}.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"fingerprint": "of another time"}))
+    prepared = root / "ledger" / f"{stage}.prepared.json"
+    prepared.write_text(json.dumps({"fingerprint": "of another time"}))
+    calls = 0
+    original = getattr(*where)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            raise Death
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, dying)
+        with pytest.raises(Death):
+            pipeline.run(
+                config.read(tiny_recipe),
+                Workspace(root),
+                cluster=None,
+                progress=False,
+                only=None if stage != "match" else "match",
+            )
+    assert_only_whole_things_show(root, tiny_run)
+    only = "match" if stage == "match" else None
+    pipeline.run(config.read(tiny_recipe), Workspace(root), cluster=None, progress=False, only=only)
+    if only is None:
+        assert not differing(digests(root), digests(tiny_run))
+    else:
+        assert_only_whole_things_show(root, tiny_run)
+        assert (root / "samples.parquet").read_bytes() == (tiny_run / "samples.parquet").read_bytes()
+
+
+def test_a_dead_holder_does_not_hold(tiny_run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / ".lock").write_text("process 1 on some-other-machine")
+    with Workspace(root).held():
+        assert (root / ".lock").read_text() == f"process {os.getpid()} on {os.uname().nodename}"
+    with Workspace(root).held():
+        pass
+
+
+def test_fresh_that_was_killed_leaves_nothing_that_looks_finished(
+    tiny_recipe: Path, tiny_run: Path, tmp_path: Path, copy_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copy_run(tiny_run, tmp_path / "run")
+    original = pipeline.remove
+    removed: list[str] = []
+
+    def dying(path: Path) -> None:
+        if path.name == "cube.zarr":
+            raise Death
+        removed.append(path.name)
+        original(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "remove", dying)
+        with pytest.raises(Death):
+            pipeline.run(config.read(tiny_recipe), Workspace(root), cluster=None, progress=False, fresh=True)
+    assert "maps.zarr" in removed
+    assert [Workspace(root).finished(stage) for stage in STAGES] == [None] * len(STAGES)
+    with pytest.raises(SmscaleError):
+        pipeline.run(config.read(tiny_recipe), Workspace(root), cluster=None, progress=False, only="match")
