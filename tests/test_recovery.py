@@ -109,8 +109,14 @@ def test_cubic_is_torchs_bicubic_on_a_nested_grid() -> None:
 def test_unset_folder_is_one_line_that_says_which_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMSCALE_REAL_DATA", raising=False)
     with pytest.raises(RecipeError, match=r"SMSCALE_REAL_DATA is not set.*SPL4SMAU.*Altitude\.h5.*MCD12C1") as caught:
-        stages(config.read(RECIPE))
+        stages(config.read(RECIPE, ["recovery.folder=${SMSCALE_REAL_DATA}"]))
     assert "\n" not in str(caught.value)
+
+
+def test_folder_of_the_environment_goes_before_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SMSCALE_REAL_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        files_of(config.read(RECIPE))
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -187,7 +187,15 @@ def _clear(workspace: Workspace) -> None:
         return
     for record in set(recipe.parent.iterdir()) - {recipe}:
         remove(record)
-    for name in (*chain(*PRODUCTS.values()), "cube.zarr/zarr.json", "cube.zarr", "world/ledger", "world", "ledger"):
+    for name in (
+        *chain(*PRODUCTS.values()),
+        "report",
+        "cube.zarr/zarr.json",
+        "cube.zarr",
+        "world/ledger",
+        "world",
+        "ledger",
+    ):
         remove(workspace.root / name)
 
 
@@ -214,7 +222,7 @@ def _summarise(workspace: Workspace, report: dict[str, Any], say: Say) -> None:
     columns = ("source", "rmse", "mae", "cc", "bias", "ubrmse", "n")
     for title, rows in (
         ("At held-out stations", report.get("scores")),
-        ("Against the 1 km truth", report.get("truth")),
+        ("Against the truth on the fine grid", report.get("truth")),
     ):
         if rows:
             say(f"\n{title}\n{format_table([{k: row[k] for k in columns} for row in rows])}\n")

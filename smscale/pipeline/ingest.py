@@ -95,12 +95,14 @@ def _inputs(folder: Path, layout: Layout) -> Inputs:
         for g in catalogue.granules
         if g.path not in used
     ]
-    aside += [(p.name, "not a file that is read here") for p in catalogue.unknown if p.suffix not in IGNORED]
+    aside += [(p.name, "not a file that is read here") for p in catalogue.unknown if not p.name.endswith(IGNORED)]
     aside += [(p.name, reason) for p, reason in catalogue.problems]
     aside += [(lack.family, str(lack)) for lack in catalogue.missing(requirements(start, end, bounds))]
-    needed = requirements(start, end, bounds)
-    aside += [(lack.family, str(lack).removeprefix(f"{lack.family} ")) for lack in catalogue.missing(needed)]
-    return Inputs(granules, dem, tuple(str(p) for p in _station_files(catalogue)), tuple(aside))
+    stations = _station_files(catalogue)
+    aside += [
+        (p.name, "stations as CSV beside ISMN files: not read") for p in catalogue.station_files if p not in stations
+    ]
+    return Inputs(granules, dem, tuple(str(p) for p in stations), tuple(aside))
 
 
 def _of_one_product(
@@ -128,7 +130,7 @@ def _what_is_missing(catalogue: Catalogue, layout: Layout, absent: Sequence[str]
 #: Families without which there is no map.
 REQUIRED = ("SPL3SMP", "LST", "VI", "ET", "LC", "DEM")
 #: Companions of product files that nobody reads: documentation, previews, metadata, station descriptions.
-IGNORED = (".xml", ".txt", ".md", ".yaml", ".json", ".jpg", ".png", ".csv", ".qml", ".pdf")
+IGNORED = (".xml", ".txt", ".md", ".yaml", ".json", ".jpg", ".png", "static_variables.csv", ".qml", ".pdf")
 
 
 # -- templates ----------------------------------------------------------------------------------

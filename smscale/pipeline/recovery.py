@@ -132,7 +132,8 @@ def files_of(recipe: Recipe) -> Files:
         raise RecipeError(f"{recipe.path}: key recovery is missing")
     wanted = {key: getattr(spec, key) for key in Files._fields}
     needs = "; ".join(f"{name}, {WHAT_FILES[key]}" for key, name in wanted.items())
-    folder = os.path.expandvars(spec.folder)
+    with_default = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], spec.folder)
+    folder = os.path.expandvars(with_default)
     unset = re.findall(r"\$\{?(\w+)\}?", folder)
     if unset:
         raise RecipeError(

@@ -12,12 +12,15 @@ import pandas as pd
 from smscale import store
 from smscale.blocks import Task
 from smscale.config import Split
+from smscale.errors import InputError
 from smscale.models import save_model, selection, splits
 from smscale.models.zoo import importances
 from smscale.pipeline.run import Run
 from smscale.workspace import Workspace
 
 TARGET = "soil_moisture"
+#: Training rows for each inner fold without which no model is fitted: a fold of fewer scores nothing.
+ROWS_PER_FOLD = 4
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -32,6 +35,7 @@ def train(run: Run) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         table = run.workspace.samples
         selection.check_table(table, [*predictors, TARGET])
+        _refuse_too_few(table, recipe.split, recipe.seed)
         tasks = []
         for name, settings in recipe.models.items():
             given = (root, name, dict(settings), predictors, recipe.split, recipe.seed)
@@ -51,6 +55,16 @@ def train(run: Run) -> dict[str, Any]:
         return _report(run, table, results, compared)
 
     return run.stage("train", fingerprint, lambda: None, work)
+
+
+def _refuse_too_few(table: pd.DataFrame, split: Split, seed: int) -> None:
+    known, unseen = (len(side) for side in sides(table, split, seed)) if len(table) > 1 else (0, 0)
+    least = ROWS_PER_FOLD * split.inner_folds
+    if known < least or unseen < 1:
+        raise InputError(
+            f"{len(table)} samples are too few to train on: {known} train, at least {least} must (split.inner_folds {split.inner_folds}), "
+            f"{unseen} validate; lengthen the period, widen the region or lower match.min_lst_valid_fraction"
+        )
 
 
 def sides(table: pd.DataFrame, split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
