@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from smscale import blocks, cluster, store
 from smscale.blocks import Ledger
 from smscale.config import Recipe, read_yaml
@@ -57,7 +59,8 @@ def run(
             raise RecipeError(f"--only {only}: this recipe has no such stage; it has {', '.join(stages)}")
         for leftover in (workspace.cube, workspace.maps_path):
             store.sweep(leftover)
-        with _workers(recipe, cluster) as client:
+        # One BLAS thread here as on the workers: more would sum in another order, and give other last bits.
+        with threadpool_limits(1), _workers(recipe, cluster) as client:
             going = Run(recipe, workspace, tuple(stages), client, progress, say)
             _check_models(recipe, workspace)
             if only:
