@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from tqdm.auto import tqdm
 
-from smscale.errors import SmscaleError, StoreError
+from smscale.errors import SmscaleError, StoreError, TaskError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -96,7 +96,7 @@ def run(
     ------
     SmscaleError
         the first that a task raised; what other tasks finished stays finished.
-    StoreError
+    TaskError
         if a task failed more than `RETRIES` times otherwise.
     """
     if len({task.key for task in tasks}) != len(tasks):
@@ -171,7 +171,7 @@ def _result(future: Any, task: Task) -> tuple[Any, float]:
     except SmscaleError:
         raise
     except Exception as error:
-        raise StoreError(f"block {task.key} failed {RETRIES + 1} times: {type(error).__name__}: {error}") from error
+        raise TaskError(f"block {task.key} failed {RETRIES + 1} times: {type(error).__name__}: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,3 +27,7 @@ class StoreError(SmscaleError, RuntimeError):
     """A workspace is unfinished, altered or held by another run."""
 
     exit_code = 2
+
+
+class TaskError(SmscaleError, RuntimeError):
+    """A unit of work failed again and again: a fault, not the user's input."""

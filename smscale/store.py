@@ -205,12 +205,20 @@ def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Data
                 "ignore", "Object at .* is not recognized"
             )  # unfinished arrays beside finished ones
             found = xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
-            return found.assign_coords({n: c.load() for n, c in found.coords.items() if c.ndim <= 1})
+            return found.assign_coords({n: _in_memory(c) for n, c in found.coords.items() if c.ndim <= 1})
     except (FileNotFoundError, KeyError):
         where = f"{url}/{group}" if group else str(url)
         if not unfinished and sync(base(url).exists(f"{group}/{UNFINISHED}" if group else UNFINISHED)):
             raise StoreError(f"{where} is not finished: run the recipe again, it goes on where it stopped") from None
         raise StoreError(f"{where} does not exist: run the stage that makes it first") from None
+
+
+def _in_memory(coordinate: xr.DataArray) -> xr.DataArray:
+    """A small coordinate, loaded; text as NumPy's fixed width, which every operation takes."""
+    coordinate = coordinate.load()
+    return (
+        coordinate.copy(data=np.array(coordinate.values.tolist(), str)) if coordinate.dtype.kind == "T" else coordinate
+    )
 
 
 def exists(url: str | Path, group: str, name: str = "") -> bool:

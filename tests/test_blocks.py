@@ -6,7 +6,7 @@ import pytest
 
 from smscale import blocks, cluster
 from smscale.blocks import Ledger, Task
-from smscale.errors import InputError, StoreError
+from smscale.errors import InputError, StoreError, TaskError
 
 
 def square(x: int, folder: str = "") -> dict[str, int]:
@@ -62,7 +62,7 @@ def test_cluster_gives_the_same_and_its_errors_are_told(tmp_path: Path) -> None:
         there = blocks.run(tasks(30, tmp_path), Ledger(tmp_path / "a"), client, progress=False)
         with pytest.raises(InputError, match="number 7"):
             blocks.run([Task("bad", fail, (7,))], Ledger(tmp_path / "b"), client, progress=False)
-        with pytest.raises(StoreError, match="failed 3 times: ZeroDivisionError"):
+        with pytest.raises(TaskError, match="failed 3 times: ZeroDivisionError"):
             blocks.run([Task("broken", break_, (7,))], Ledger(tmp_path / "b"), client, progress=False)
     here = blocks.run(tasks(30, tmp_path), Ledger(tmp_path / "c"), progress=False)
     assert there.results == here.results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from smscale.fusion.residuals import as_residual, remove_systematic
 from smscale.pipeline.downscale import map_template, status_counts
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
+from smscale.schema import Status
 from smscale.workspace import Workspace
 
 #: The paper's names: geographical difference and ratio analysis.
@@ -38,41 +39,37 @@ def fuse(run: Run, layout: Layout) -> dict[str, Any]:
     names = fusion_names(recipe.fusion)
     path = str(workspace.maps_path)
 
-    def work() -> dict[str, Any]:
-        if not has_stations(workspace):
-            return {
-                "background": best,
-                "stations": 0,
-                "final": f"soil_moisture_{best}",
-                "why": "no station has values in the region and period",
-            }
-        solved = _solve(run, layout, best)
-        args = (str(workspace.root), best, recipe.fusion, recipe.bounds, fingerprint, solved["final"])
+    fused = has_stations(workspace)
+
+    def blocks_of(call: Callable[..., Any], *args: Any) -> list[dict[str, Any]]:
+        regions = [(slab, *tile) for slab in layout.slabs() for tile in layout.tiles()]
         tasks = [
-            Task(
-                f"{slab.start}-{rows.start}-{cols.start}",
-                block,
-                (*args, layout.grid.window(rows, cols), (slab, rows, cols)),
-                fingerprint,
-            )
-            for slab in layout.slabs()
-            for rows, cols in layout.tiles()
+            Task(f"{s.start}-{r.start}-{c.start}", call, (*args, layout.grid.window(r, c), (s, r, c)), fingerprint)
+            for s, r, c in regions
         ]
-        results = run.blocks("fuse", tasks)
+        results = list(run.blocks("fuse", tasks).values())
         store.publish(path, "")
-        return solved | {"status": _totals(names, list(results.values()))}
+        return results
+
+    def work() -> dict[str, Any]:
+        if not fused:
+            blocks_of(unfused_block, str(workspace.root), best)
+            why = "no station has values in the region and period"
+            return {"background": best, "stations": 0, "final": f"soil_moisture_{best}", "why": why}
+        solved = _solve(run, layout, best)
+        results = blocks_of(
+            block, str(workspace.root), best, recipe.fusion, recipe.bounds, fingerprint, solved["final"]
+        )
+        return solved | {"status": _totals(names, results)}
 
     def prepare() -> None:
         for name in ("status", *(f"{prefix}{other}" for other in FUSED for prefix in ("", "status_"))):
             store.remove(path, name)
-        if has_stations(workspace):
-            template = map_template(
-                layout, names, {n: f"soil moisture of {best} fused with stations, {n}" for n in names}
-            )
-            template["status"] = template[f"status_{names[0]}"].assign_attrs(
-                long_name="why each cell of the final map is what it is"
-            )
-            store.create(path, "", template, layout.chunks, layout.shards)
+        template = map_template(layout, names, {n: f"soil moisture of {best} fused with stations, {n}" for n in names})
+        template["status"] = template[f"status_{names[0]}"].assign_attrs(
+            long_name="why each cell of the final map is what it is"
+        )
+        store.create(path, "", template if fused else template[["status"]], layout.chunks, layout.shards)
 
     return run.stage("fuse", fingerprint, prepare, work)
 
@@ -247,6 +244,13 @@ def block(
                 store.write(workspace.maps_path, "", "status", region, status)
             counts[name] = status_counts(status) | {"valid": int(np.isfinite(values).sum())}
     return {"checksum": digests, "counts": counts}
+
+
+def unfused_block(root: str, best: str, grid: Any, region: tuple[slice, slice, slice]) -> dict[str, Any]:
+    """Without stations the best model's map is the final one: its status, and that it is not fused."""
+    maps = Workspace(Path(root)).maps_path
+    status = store.read(maps, "", f"status_{best}", region) | np.uint32(Status.NOT_FUSED)
+    return {"checksum": {"status": store.write(maps, "", "status", region, status)}}
 
 
 def _totals(names: Sequence[str], results: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:

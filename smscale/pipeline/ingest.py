@@ -98,6 +98,15 @@ def _inputs(folder: Path, layout: Layout) -> Inputs:
     aside += [(p.name, "not a file that is read here") for p in catalogue.unknown if not p.name.endswith(IGNORED)]
     aside += [(p.name, reason) for p, reason in catalogue.problems]
     aside += [(lack.family, str(lack)) for lack in catalogue.missing(requirements(start, end, bounds))]
+    for family in granules:
+        mixed = catalogue.collections(family)
+        if len(mixed) > 1:
+            aside.append(
+                (
+                    family,
+                    f"collections are mixed: {', '.join(f'{name} ({n} files)' for name, n in sorted(mixed.items()))}",
+                )
+            )
     stations = _station_files(catalogue)
     aside += [
         (p.name, "stations as CSV beside ISMN files: not read") for p in catalogue.station_files if p not in stations
@@ -434,11 +443,9 @@ def _refuse_mixed_algorithms(algorithms: set[str]) -> None:
 
 def stations_block(path: str, files: Sequence[str], grid: Grid, steps: xr.Dataset) -> dict[str, Any]:
     """Station values of the period within the region."""
-    try:
-        found = open_stations(files)
-    except InputError as error:  # the maps can be made without stations
-        return {"problems": [_problem(str(Path(files[0]).parent), error)], "stations": 0, "values": 0}
-    problems = json.loads(found.attrs.pop("problems", "[]"))
+    found, problems = _open_stations(files)
+    if found is None:  # the maps can be made without stations
+        return {"problems": problems, "stations": 0, "values": 0}
     row, _ = grid.index(found["lon"].values, found["lat"].values)
     for name in found["station"].values[row < 0].tolist():
         problems.append({"file": name, "what": "station outside the region", "count": 1})
@@ -460,6 +467,25 @@ def stations_block(path: str, files: Sequence[str], grid: Grid, steps: xr.Datase
         "stations": int(kept.sizes["station"]),
         "values": int(np.isfinite(kept["soil_moisture"]).sum()),
     }
+
+
+def _open_stations(files: Sequence[str]) -> tuple[xr.Dataset | None, list[dict[str, Any]]]:
+    """All stations of the files that can be read, and what was left out."""
+    try:
+        found = open_stations(files)
+        return found, json.loads(found.attrs.pop("problems", "[]"))
+    except InputError as error:
+        if len(files) == 1:
+            return None, [_problem(files[0], error)]
+    problems, readable = [], []
+    for file in files:
+        one, left_out = _open_stations([file])
+        if one is None:
+            problems += left_out
+        else:
+            readable.append(file)
+    found_rest, left_out = _open_stations(readable) if readable and problems else (None, [])
+    return found_rest, problems + left_out
 
 
 def _open_tiles(
