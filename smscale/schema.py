@@ -293,15 +293,22 @@ def composite_index(composites: xr.Dataset | xr.DataArray, steps: np.ndarray, ne
 
     Parameters
     ----------
-    composites : with coordinates `time` (middle of the composite) and `last_day` along time, ascending
+    composites : with coordinates `time` (middle of the composite), `first_day` and `last_day` along time, ascending
     steps : (t,) datetime64
     never_later : only composites that ended before the step: for runs that must not look ahead
 
     Returns
     -------
-    the composite nearest in time; with `never_later` the last one that had ended, -1 where none had
+    the composite nearest in time; with `never_later` the last one that had ended. -1 where that is further from the step
+    (its middle, or its end) than it is long: the step's own composite and its neighbour are missing
     """
-    if not never_later:
-        return nearest_index(composites["time"].values, steps)
+    steps = np.asarray(steps, "datetime64[ns]")
     ends = composites["last_day"].values.astype("datetime64[ns]") + np.timedelta64(1, "D")
-    return np.searchsorted(ends, np.asarray(steps, "datetime64[ns]"), side="right") - 1
+    lasts = ends - composites["first_day"].values.astype("datetime64[ns]")
+    if never_later:
+        pick, marks = np.searchsorted(ends, steps, side="right") - 1, ends
+    else:
+        marks = composites["time"].values.astype("datetime64[ns]")
+        pick = nearest_index(marks, steps)
+    near = (pick >= 0) & (np.abs(steps - marks[pick]) <= lasts[pick])
+    return np.where(near, pick, -1)

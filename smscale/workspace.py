@@ -230,9 +230,14 @@ def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_la
         return (steps["overpass"] == "PM").astype(np.float32).reset_coords(drop=True)
     if name == "land_cover":
         years = workspace.land_cover
-        pick = np.abs(years["year"].values[None, :] - steps["local_date"].dt.year.values[:, None]).argmin(axis=1)
+        held, now = years["year"].values[None, :], steps["local_date"].dt.year.values[:, None]
+        away = np.abs(held - now).astype(np.float64)
+        if never_later:  # a year's map is known when the year is over
+            away[np.broadcast_to(held >= now, away.shape)] = np.inf
+        pick, known = away.argmin(axis=1), np.isfinite(away.min(axis=1))
         chosen = years.isel(year=xr.DataArray(pick, dims="time")).assign_coords(time=steps["time"].values)
-        return chosen.where(chosen != schema.LAND_COVER_FILL).astype(np.float32).reset_coords(drop=True)
+        valid = (chosen != schema.LAND_COVER_FILL) & xr.DataArray(known, dims="time")
+        return chosen.where(valid).astype(np.float32).reset_coords(drop=True)
     cadence = schema.VARIABLES[name].cadence
     plane = workspace.fine[cadence][name].reset_coords(drop=True)
     if cadence == "static":

@@ -255,3 +255,9 @@ def test_models_that_predict_nan_are_never_saved(
 def test_estimators_of_no_known_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="object: no artefact is known"):
         save_model(tmp_path / "m", object(), ["a"], np.zeros((2, 1)))
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    (tmp_path / ".rf-abc").mkdir()
+    artefact.save(tmp_path / "rf", "rf", {"a": np.zeros(3)}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["rf"]

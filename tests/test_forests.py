@@ -157,3 +157,15 @@ def test_a_grid_that_cannot_be_fitted_is_an_error(table: tuple) -> None:
     X, y, _ = table
     with pytest.raises(InputError, match="no setting of the grid"):
         tune_forest(X, y, grid={"min_samples_leaf": (-1,)}, folds=2, trees=5)
+
+
+def test_boosting_does_not_depend_on_the_unit_of_the_weights():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(120, 3))
+    y = X[:, 0] + rng.normal(size=120)
+    weight = rng.uniform(0.5, 1.5, 120)
+    fits = [
+        StoppedXGBRegressor(random_state=0, min_child_weight=20).fit(X, y, sample_weight=w)
+        for w in (weight, 625 * weight)
+    ]
+    np.testing.assert_allclose(fits[0].predict(X), fits[1].predict(X), atol=1e-6)

@@ -18,7 +18,7 @@ from rasterio.transform import from_origin
 
 from smscale import sinusoidal, store
 from smscale.errors import InputError, RecipeError
-from smscale.grid import Grid
+from smscale.grid import Grid, grid_of
 from smscale.kernels import noise
 from smscale.simulate import World, phases
 from smscale.simulate.nature import Nature, Tuning, calibrate, share_of
@@ -26,6 +26,7 @@ from smscale.simulate.products import antenna, aqua_view, footprint_mean
 from smscale.simulate.run import _sampled_land, eight_days, read_land, read_tuning, sixteen_days, stepped_days
 from smscale.simulate.terrain import Land, dem_tile, land_window, made_elevation
 from smscale.simulate.weather import Sky, clear_sky, solar_declination
+from smscale.sources.dem import open_dem
 
 WORLDS = Path(__file__).parents[1] / "pipelines" / "worlds"
 TINY = WORLDS / "tiny.yaml"
@@ -526,3 +527,9 @@ def test_composite_dates_of_the_tiny_world(world):
     assert eight_days(world) == [date(2017, 7, 4), date(2017, 7, 12)]
     assert sixteen_days(world) == [date(2017, 6, 26), date(2017, 7, 12)]
     assert stepped_days(world)[-1] == pd.Timestamp("2017-07-19")
+
+
+def test_truth_lies_on_its_own_dem(out, fine):
+    """The exact area mean of the DEM files is the truth's elevation: no shift by half a post."""
+    dem = open_dem(sorted((out / "dem").glob("*.tif")), grid=grid_of(fine))
+    np.testing.assert_allclose(dem, fine["elevation"], atol=0.6)  # the files hold whole metres

@@ -103,21 +103,26 @@ def test_missing_times_have_no_local_day():
 # -- composites ---------------------------------------------------------------------------------
 
 TIMES = np.array(["2017-06-01", "2017-06-09", "2017-06-17"], "datetime64[ns]")
+DAY = np.timedelta64(1, "D")
 
 
 @pytest.mark.parametrize(
     ("step", "nearest", "ended"),
     [
-        ("2017-05-01", 0, -1),
+        ("2017-05-23", -1, -1),  # further away than a composite lasts
+        ("2017-05-25", 0, -1),
         ("2017-06-05", 0, 0),  # equally near: the earlier
         ("2017-06-05T01", 1, 0),
         ("2017-06-12T23", 1, 0),
         ("2017-06-13", 1, 1),
-        ("2017-12-01", 2, 2),
+        ("2017-06-25", 2, 2),
+        ("2017-06-28", -1, 2),
+        ("2017-12-01", -1, -1),
     ],
 )
 def test_each_step_takes_the_nearest_composite_or_the_last_that_has_ended(step, nearest, ended):
-    held = xr.Dataset(coords={"time": TIMES, "last_day": ("time", TIMES + np.timedelta64(3, "D"))})
+    bounds = {"first_day": ("time", TIMES - 4 * DAY), "last_day": ("time", TIMES + 3 * DAY)}
+    held = xr.Dataset(coords={"time": TIMES, **bounds})
     steps = np.array([step], "datetime64[ns]")
     assert schema.composite_index(held, steps).tolist() == [nearest]
     assert schema.composite_index(held, steps, never_later=True).tolist() == [ended]

@@ -46,6 +46,8 @@ def save(folder: Path | str, kind: str, arrays: Mapping[str, NDArray[Any]], meta
     record["record_sha256"] = _sha(_canonical(record))
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a killed writer
+        shutil.rmtree(leftover, ignore_errors=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         os.chmod(made, 0o755)

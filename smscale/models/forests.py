@@ -221,6 +221,7 @@ class StoppedXGBRegressor(RegressorMixin, BaseEstimator):
         """Boost on X (n, k), y (n,); `blocks` (n,) are labels that the stopping part keeps whole."""
         table, values = validate_data(self, X, y, dtype=np.float32, y_numeric=True, ensure_min_samples=2)
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        weight = weight / weight.mean()  # min_child_weight and reg_lambda count rows, whatever the unit of the weights
         labels = np.arange(len(table)) if blocks is None else np.asarray(blocks)
         rng = np.random.default_rng(self.random_state)
         training, stopping = inner_split(labels, self.validation_fraction, rng)

@@ -195,18 +195,24 @@ def _clear(workspace: Workspace) -> None:
         "report",
         "cube.zarr/zarr.json",
         "cube.zarr",
-        "world/ledger",
-        "world",
-        "ledger",
     ):
         remove(workspace.root / name)
+    _remove_world(workspace.root / "world")
+    remove(workspace.root / "ledger")
 
 
 def _clear_other_world(world_file: Path, out: Path) -> None:
     """Remove the workspace's own nature run if it is of another world: its files would be read beside the new ones."""
     if _is_other_world(world_file, out):
-        remove(out / "ledger")
-        remove(out)
+        _remove_world(out)
+
+
+def _remove_world(out: Path) -> None:
+    """Remove a nature run; world.yaml goes last, since it says whose files these are."""
+    remove(out / "ledger")
+    for part in set(out.iterdir()) - {out / "world.yaml"} if out.is_dir() else ():
+        remove(part)
+    remove(out)
 
 
 def _is_other_world(world_file: Path, out: Path) -> bool:

@@ -29,17 +29,19 @@ def downscale(run: Run, layout: Layout) -> dict[str, Any]:
     """Write soil_moisture_<model>, status_<model> and the models' spread; the report counts cells by status."""
     recipe = run.recipe
     models = list(recipe.models)
+    outline = str(recipe.resolve(recipe.outline)) if recipe.outline else None
+    drawn = store.fingerprint(read_outline(outline)) if outline else ""
     fingerprint = store.fingerprint(
         "downscale",
         1,
         run.upstream("train"),
-        recipe.part("models", "predictors", "match", "modis", "bounds", "outline"),
+        recipe.part("models", "predictors", "match", "modis", "bounds"),
+        drawn,
     )
     path = str(run.workspace.maps_path)
 
     def work() -> dict[str, Any]:
-        outline = str(recipe.resolve(recipe.outline)) if recipe.outline else None
-        settings = (recipe.match.exclude_land_cover, recipe.bounds, recipe.modis.never_later, outline)
+        settings = (recipe.match.exclude_land_cover, recipe.bounds, recipe.modis.never_later, outline, drawn)
         args = (str(run.workspace.root), models, settings, run.upstream("train"))
         tasks = [
             Task(
@@ -101,7 +103,7 @@ def _model(folder: str, fingerprint: str) -> Predictor:
 
 
 @lru_cache(maxsize=2)
-def _polygons(outline: str) -> list[dict[str, Any]]:
+def _polygons(outline: str, drawn: str) -> list[dict[str, Any]]:
     """The region's outline, read once by each worker."""
     return read_outline(outline)
 
@@ -109,13 +111,13 @@ def _polygons(outline: str) -> list[dict[str, Any]]:
 def block(
     root: str,
     models: Sequence[str],
-    settings: tuple[tuple[int, ...], tuple[float, float], bool, str | None],
+    settings: tuple[tuple[int, ...], tuple[float, float], bool, str | None, str],
     trained: str,
     grid: Grid,
     region: tuple[slice, slice, slice],
 ) -> dict[str, Any]:
     """Every model on one block."""
-    excluded, bounds, never_later, outline = settings
+    excluded, bounds, never_later, outline, drawn = settings
     slab, rows, cols = region
     workspace = Workspace(Path(root))
     steps = workspace.steps.isel(time=slab)
@@ -125,7 +127,7 @@ def block(
     planes = {name: _plane(workspace, name, steps, never_later, rows, cols) for name in names}
     missing = _missing(planes, shape, excluded)
     if outline is not None:
-        missing[:, ~inside(_polygons(outline), grid)] |= np.uint32(Status.OUTSIDE_REGION)
+        missing[:, ~inside(_polygons(outline, drawn), grid)] |= np.uint32(Status.OUTSIDE_REGION)
     maps, counts, digests = [], {}, {}
     for name, predictor in predictors.items():
         values, status = _predict(predictor, planes, missing, bounds)
@@ -133,7 +135,9 @@ def block(
         store.write(workspace.maps_path, "", f"status_{name}", region, status)
         counts[name] = status_counts(status) | {"valid": int(np.isfinite(values).sum())}
         maps.append(values)
-    spread = np.std(np.stack(maps).astype(np.float64), axis=0).astype(np.float32)
+    spread = np.full(shape, np.nan, np.float32)
+    if len(maps) > 1:  # one model alone has no spread: unknown, not zero
+        spread = np.std(np.stack(maps).astype(np.float64), axis=0).astype(np.float32)
     store.write(workspace.maps_path, "", "uncertainty", region, spread)
     return {"checksum": digests, "cells": int(np.prod(shape)), "counts": counts}
 

@@ -109,8 +109,17 @@ def station_table(run: Run, layout: Layout, fused: Mapping[str, Any]) -> pd.Data
 def truth_scores(run: Run, layout: Layout, truth: Path, fused: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Scores of SMAP and every map against the 1 km truth: on each one's own cells, and on the cells that all share."""
     names = map_names(run, bool(fused["stations"]))
-    args = (str(run.workspace.root), str(truth), truth_window(truth, layout), names, layout.coarse, layout.grid)
-    tasks = [Task(f"truth/{slab.start}", truth_block, (*args, slab), run.upstream("fuse")) for slab in layout.slabs()]
+    args = (str(run.workspace.root), str(truth), truth_window(truth, layout), names, layout.coarse)
+    tasks = [
+        Task(
+            f"truth/{slab.start}-{rows.start}-{cols.start}",
+            truth_block,
+            (*args, layout.grid.window(rows, cols), (slab, rows, cols)),
+            run.upstream("fuse"),
+        )
+        for slab in layout.slabs()
+        for rows, cols in layout.tiles()
+    ]
     results = run.blocks("evaluate", tasks, label="evaluate (truth)")
     tables = {}
     for kind in ("own_cells", "shared_cells"):
@@ -152,19 +161,18 @@ def truth_block(
     names: Mapping[str, str],
     coarse_grid: Grid,
     grid: Grid,
-    slab: slice,
+    region: tuple[slice, slice, slice],
 ) -> dict[str, Any]:
-    """Mergeable sums of some steps."""
-    workspace = Workspace(Path(root))
-    window = [slice(start, start + size) for start, size in zip(first[1:], grid.shape, strict=True)]
-    steps = slice(first[0] + slab.start, first[0] + slab.stop)
-    reference = store.read(truth, "fine", "soil_moisture", (steps, *window))
+    """Mergeable sums of one block."""
+    workspace, slab = Workspace(Path(root)), region[0]
+    there = tuple(slice(start + part.start, start + part.stop) for start, part in zip(first, region, strict=True))
+    reference = store.read(truth, "fine", "soil_moisture", there)
     retrieved = store.read(workspace.cube, "coarse", "soil_moisture", (slab,))
     weight = store.read(workspace.cube, "coarse", "weight", (slab,))
     row, _ = coarse_grid.index(np.full(grid.shape[0], grid.lon[0]), grid.lat)
     _, col = coarse_grid.index(grid.lon, np.full(grid.shape[1], grid.lat[0]))
     fields = {"smap": np.where(weight > 0, retrieved, np.nan)[:, row[:, None], col[None, :]]}
-    fields |= {source: store.read(workspace.maps_path, "", name, (slab,)) for source, name in names.items()}
+    fields |= {source: store.read(workspace.maps_path, "", name, region) for source, name in names.items()}
     shared = np.logical_and.reduce([np.isfinite(f) for f in fields.values()])
     return {
         "own_cells": {s: score_sums(reference, f).tolist() for s, f in fields.items()},
@@ -292,12 +300,13 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
         )
     if metrics["fusion"].get("leave_one_out_rmse"):
         rows = [
-            {"source": k, "leave-one-station-out rmse": v} for k, v in metrics["fusion"]["leave_one_out_rmse"].items()
+            {"source": k.removeprefix("soil_moisture_"), "leave-one-station-out rmse": v}
+            for k, v in metrics["fusion"]["leave_one_out_rmse"].items()
         ]
         tables.append(
             (
                 "Fusion, leave one station out",
-                "On the merged stations; the final map was chosen by it.",
+                "On the merged stations, where every way has an estimate; the least decides which map is final.",
                 pd.DataFrame(rows),
             )
         )

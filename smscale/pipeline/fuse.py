@@ -158,7 +158,7 @@ def _solve(run: Run, layout: Layout, best: str) -> dict[str, Any]:
         "held_out": [str(s) for s in stations["station"].values[held.all(axis=1)]],
         "reporting_per_step": float(np.isfinite(arrays[recipe.fusion.residuals[0]]).sum(axis=0).mean()),
         "residual_counts": facts,
-        **_compared(arrays, recipe.fusion, background, merged, recipe.bounds),
+        **_compared(arrays, recipe.fusion, background, merged, recipe.bounds, f"soil_moisture_{best}"),
     }
 
 
@@ -168,26 +168,31 @@ def _compared(
     background: np.ndarray,
     merged: np.ndarray,
     bounds: tuple[float, float],
+    unfused: str,
 ) -> dict[str, Any]:
-    """Leave-one-station-out error of each way on the merged stations: what the final map is chosen by."""
-    errors, methods, variograms = {}, {}, {}
+    """Leave-one-station-out error of each way, and of the map that it starts from, on the merged stations.
+
+    The least decides which map is final: one that fusion makes worse stays as it is.
+    """
+    estimates, methods, variograms = {unfused: background}, {}, {}
     for kind in fusion.residuals:
         residual = as_residual(kind)
         for how in fusion.interpolators:
             name = f"{PREFIX[kind]}_{how}"
             field = _field(arrays, kind, how, fusion)
-            estimate = np.clip(residual.apply(background, field.leave_one_out()), *bounds)
-            error = (estimate - merged)[np.isfinite(estimate) & np.isfinite(merged)]
-            errors[name] = float(np.sqrt(np.mean(error**2))) if error.size else None
+            estimates[name] = np.clip(residual.apply(background, field.leave_one_out()), *bounds)
             methods[name] = {k: int(v) for k, v in field.steps_by_method().items()}
             variograms[name] = field.to_dict()["variograms"]
-    before = (background - merged)[np.isfinite(background) & np.isfinite(merged)]
-    known = {name: e for name, e in errors.items() if e is not None}
+    shared = np.logical_and.reduce([np.isfinite(e) for e in estimates.values()]) & np.isfinite(merged)
+    errors = (
+        {n: float(np.sqrt(np.mean((e - merged)[shared] ** 2))) for n, e in estimates.items()} if shared.any() else {}
+    )
     return {
-        "leave_one_out_rmse": {"background": float(np.sqrt(np.mean(before**2))) if before.size else None, **errors},
+        "leave_one_out_rmse": errors,
+        "leave_one_out_pairs": int(shared.sum()),
         "steps_by_method": methods,
         "variograms": variograms,
-        "final": min(known, key=lambda n: known[n]) if known else next(iter(errors)),
+        "final": min(errors, key=lambda n: errors[n]) if errors else unfused,
     }
 
 
@@ -243,6 +248,8 @@ def block(
             if name == final:
                 store.write(workspace.maps_path, "", "status", region, status)
             counts[name] = status_counts(status) | {"valid": int(np.isfinite(values).sum())}
+    if final not in digests:
+        store.write(workspace.maps_path, "", "status", region, why | np.uint32(Status.NOT_FUSED))
     return {"checksum": digests, "counts": counts}
 
 

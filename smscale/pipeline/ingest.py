@@ -44,24 +44,36 @@ class Inputs:
 
     granules: Mapping[str, tuple[Granule, ...]]
     dem: tuple[str, ...]
+    dem_boxes: tuple[tuple[float, float, float, float], ...]
     stations: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
 
     @property
     def files(self) -> list[str]:
+        """Every file that is read."""
         return [str(g.path) for found in self.granules.values() for g in found] + [*self.dem, *self.stations]
+
+    def dem_touching(self, grid: Grid) -> tuple[str, ...]:
+        """Elevation tiles that a window and its halo touch."""
+        west, south, east, north = grid.bounds
+        return tuple(
+            path
+            for path, (w, s, e, n) in zip(self.dem, self.dem_boxes, strict=True)
+            if w < east + DEM_HALO and e > west - DEM_HALO and s < north + DEM_HALO and n > south - DEM_HALO
+        )
 
 
 def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
     """Fill the cube from the raw files; the report counts what was read and what was left out."""
     inputs = _inputs(folder, layout)
     settings = run.recipe.part("region", "period", "grid", "chunks", "smap", "modis")
-    fingerprint = store.fingerprint("ingest", 1, settings, files_fingerprint(inputs.files))
+    world = run.recipe.resolve(run.recipe.world).read_text() if run.recipe.world else ""
+    fingerprint = store.fingerprint("ingest", 1, settings, files_fingerprint(inputs.files), inputs.problems, world)
     path = str(run.workspace.cube)
 
     def work() -> dict[str, Any]:
         results = run.blocks("ingest", _tasks(run, layout, inputs, path, fingerprint))
-        _refuse_mixed_algorithms({r["algorithm"] for r in results.values() if "algorithm" in r})
+        _refuse_mixed([kind for result in results.values() for kind in result.get("kinds", [])])
         for group in _groups(inputs):
             store.publish(path, group)
         return _report(inputs, results)
@@ -81,7 +93,9 @@ def _inputs(folder: Path, layout: Layout) -> Inputs:
         for family, length in COMPOSITES.values()
     }
     granules = {f: _of_one_product(catalogue, f, d, None if f == "SPL3SMP" else tiles) for f, d in dates.items()}
-    dem = tuple(str(p) for p in catalogue.dem_covering(bounds))
+    covering = set(catalogue.dem_covering(bounds))
+    tiles_of_dem = [tile for tile in catalogue.dem_tiles if tile.path in covering]
+    dem = tuple(str(tile.path) for tile in tiles_of_dem)
     absent = [family for family in REQUIRED if not (dem if family == "DEM" else granules[family])]
     if absent:
         where = (
@@ -111,7 +125,7 @@ def _inputs(folder: Path, layout: Layout) -> Inputs:
     aside += [
         (p.name, "stations as CSV beside ISMN files: not read") for p in catalogue.station_files if p not in stations
     ]
-    return Inputs(granules, dem, tuple(str(p) for p in stations), tuple(aside))
+    return Inputs(granules, dem, tuple(t.box for t in tiles_of_dem), tuple(str(p) for p in stations), tuple(aside))
 
 
 def _of_one_product(
@@ -296,7 +310,12 @@ def _tasks(run: Run, layout: Layout, inputs: Inputs, path: str, fingerprint: str
             )
     for (rows, cols), grid in tiles:
         tasks.append(
-            Task(f"static/{rows.start}-{cols.start}", static_block, (path, (rows, cols), grid, inputs.dem), fingerprint)
+            Task(
+                f"static/{rows.start}-{cols.start}",
+                static_block,
+                (path, (rows, cols), grid, inputs.dem_touching(grid)),
+                fingerprint,
+            )
         )
     if inputs.stations:
         tasks.append(Task("stations", stations_block, (path, inputs.stations, layout.grid, layout.steps), fingerprint))
@@ -355,12 +374,12 @@ def composite_block(
     path: str, cadence: str, region: Region, grid: Grid, files: Mapping[tuple[int, int], str], qc: str
 ) -> dict[str, Any]:
     """The variables of one composite on one tile of the grid."""
-    family, _ = COMPOSITES[cadence]
+    family, length = COMPOSITES[cadence]
     window = cube.tile_window(grid, *PIXELS[family])
     problems: list[dict[str, Any]] = []
     opened = _open_tiles(files, window.tiles, qc, problems)
     layers = [
-        cube.sample_tiles({t: ds[name].values for t, ds in opened.items()}, window, "mean")
+        cube.sample_tiles({t: _per_full_composite(ds, name, length) for t, ds in opened.items()}, window, "mean")
         for name in schema.CADENCES[cadence]
     ]
     values = np.stack([layer for layer, _ in layers], axis=-1)[None]
@@ -372,6 +391,13 @@ def composite_block(
         "valid": int(np.isfinite(values[..., 0]).sum()),
         "cells": values[..., 0].size,
     }
+
+
+def _per_full_composite(tile: xr.Dataset, name: str, length: int) -> np.ndarray:
+    """A sum over the year's last, shorter composite as a sum over a full one: et is per 8 days in every one."""
+    if name != "et":
+        return tile[name].values
+    return tile[name].values * np.float32(length / int(tile.attrs["composite_days"]))
 
 
 def land_cover_block(path: str, region: Region, grid: Grid, files: Mapping[tuple[int, int], str]) -> dict[str, Any]:
@@ -393,11 +419,23 @@ def land_cover_block(path: str, region: Region, grid: Grid, files: Mapping[tuple
 def static_block(path: str, region: Region, grid: Grid, dem: Sequence[str]) -> dict[str, Any]:
     """Elevation, slope and aspect on one tile of the grid."""
     west, south, east, north = grid.bounds
-    elevation = open_dem(dem, box=(west - DEM_HALO, south - DEM_HALO, east + DEM_HALO, north + DEM_HALO))
-    layers = cube.static_layers(elevation, grid)
-    values = np.stack([layers[name].values for name in schema.CADENCES["static"]], axis=-1)
+    values = np.full((*grid.shape, len(schema.CADENCES["static"])), np.nan, np.float32)
+    counts = {"voids": 0, "overlap_conflicts": 0}
+    if dem:
+        elevation = open_dem(dem, box=(west - DEM_HALO, south - DEM_HALO, east + DEM_HALO, north + DEM_HALO))
+        layers = cube.static_layers(elevation, grid)
+        counts = {
+            "voids": int(elevation.attrs["voids"]),
+            "overlap_conflicts": int(elevation.attrs["overlap_conflicts"]),
+        }
+        values = np.stack([layers[name].values for name in schema.CADENCES["static"]], axis=-1)
     digest = store.write(path, "fine/static", "values", (*region, slice(0, values.shape[-1])), values)
-    return {"checksum": digest, "valid": int(np.isfinite(values[..., 0]).sum()), "cells": values[..., 0].size}
+    return {
+        "dem": counts,
+        "checksum": digest,
+        "valid": int(np.isfinite(values[..., 0]).sum()),
+        "cells": values[..., 0].size,
+    }
 
 
 def smap_block(
@@ -413,8 +451,8 @@ def smap_block(
             problems.append(_problem(file, error))
     if not granules:
         return {"problems": problems, "counts": {}, "observed": 0}
-    algorithms = {g.attrs["algorithm"] for g in granules}
-    _refuse_mixed_algorithms(algorithms)
+    kinds = sorted({(str(g.attrs["algorithm"]), str(g.attrs["version"])) for g in granules})
+    _refuse_mixed(kinds)
     observed = smap_steps(granules, steps)
     keep, weight, counts = quality(observed, policy)  # type: ignore[arg-type]
     observed["weight"] = xr.where(keep, weight, 0.0).astype(np.float32)
@@ -427,17 +465,24 @@ def smap_block(
     return {
         "checksum": digests,
         "problems": problems,
-        "algorithm": algorithms.pop(),
+        "kinds": kinds,
         "counts": {k: int(v) for k, v in counts.items()},
         "observed": int(observed.attrs["observations"]),
         "duplicates": int(observed.attrs["duplicates"]),
+        "overpass_disagrees": int(observed.attrs["overpass_disagrees"]),
     }
 
 
-def _refuse_mixed_algorithms(algorithms: set[str]) -> None:
+def _refuse_mixed(kinds: Sequence[Sequence[str]]) -> None:
+    """Refuse retrievals of two algorithms or two versions (algorithm, version): they differ by more than the soil does."""
+    algorithms, versions = (sorted({str(kind[i]) for kind in kinds}) for i in (0, 1))
     if len(algorithms) > 1:
         raise InputError(
-            f"SMAP granules hold different default algorithms ({', '.join(sorted(algorithms))}): set smap.algorithm in the recipe"
+            f"SMAP granules hold different default algorithms ({', '.join(algorithms)}): set smap.algorithm in the recipe"
+        )
+    if len(versions) > 1:
+        raise InputError(
+            f"SMAP granules are of versions {' and '.join(versions)}, which do not mix: keep those of one version in the folder"
         )
 
 
@@ -459,7 +504,7 @@ def stations_block(path: str, files: Sequence[str], grid: Grid, steps: xr.Datase
     kept = kept.isel(station=~silent)
     if not kept.sizes["station"]:
         problems.append(
-            {"file": str(Path(files[0]).parent), "what": "no station with values in the region and period", "count": 1}
+            {"file": Path(files[0]).parent.name, "what": "no station with values in the region and period", "count": 1}
         )
     store.create(path, "stations", kept.load(), {}, None)
     return {
@@ -504,7 +549,9 @@ def _open_tiles(
 
 
 def _problem(file: str, error: Exception) -> dict[str, Any]:
-    return {"file": Path(file).name, "what": str(error).removeprefix(f"{file}: "), "count": 1}
+    """A problem without the machine's own folders in it."""
+    what = str(error).removeprefix(f"{file}: ").replace(f"{Path(file).parent}/", "")
+    return {"file": Path(file).name, "what": what, "count": 1}
 
 
 # -- report -------------------------------------------------------------------------------------
@@ -526,18 +573,22 @@ def _report(inputs: Inputs, results: Mapping[str, Mapping[str, Any]]) -> dict[st
             valid = coverage.setdefault(key.split("/")[0], [0, 0, 0])
             for i, name in enumerate(("valid", "cells", "cells_without_tile")):
                 valid[i] += int(result.get(name, 0))
-    algorithms = sorted({r["algorithm"] for r in results.values() if "algorithm" in r})
+    kinds = [kind for result in results.values() for kind in result.get("kinds", [])]
     return {
         "granules": {f: len(g) for f, g in inputs.granules.items()}
         | {"DEM": len(inputs.dem), "STATIONS": len(inputs.stations)},
         "problems": [{"file": f, "what": w, "count": n} for (f, w), n in sorted(problems.items())],
         "smap": {
-            "algorithm": algorithms,
+            "algorithm": sorted({algorithm for algorithm, _ in kinds}),
+            "version": sorted({release for _, release in kinds}),
             "quality": dict(sorted(counts.items())),
-            "observed": sum(r.get("observed", 0) for r in results.values()),
+            **{n: sum(r.get(n, 0) for r in results.values()) for n in ("observed", "duplicates", "overpass_disagrees")},
         },
         "coverage": {
             name: {"valid": v, "cells": c, "cells_without_tile": w} for name, (v, c, w) in sorted(coverage.items())
+        },
+        "dem": {
+            name: sum(r["dem"][name] for r in results.values() if "dem" in r) for name in ("voids", "overlap_conflicts")
         },
         "stations": int(results.get("stations", {}).get("stations", 0)),
         "station_values": int(results.get("stations", {}).get("values", 0)),

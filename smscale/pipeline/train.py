@@ -47,7 +47,7 @@ def train(run: Run) -> dict[str, Any]:
                 Task(
                     f"split/{i}-{task.split}-{task.fold}-{task.model}",
                     split_task,
-                    (root, task, predictors, _blocks(recipe.split)),
+                    (root, i, dict(recipe.models), predictors, recipe.split, recipe.seed),
                     fingerprint,
                 )
             )
@@ -140,15 +140,14 @@ def inner_task(
     return {"rows": _records(rows.drop(columns="fit_seconds"))}
 
 
-def split_task(root: str, task: selection.Task, predictors: Sequence[str], blocks: Mapping[str, Any]) -> dict[str, Any]:
-    """Predictions of one model on one fold of one split."""
-    found = selection.run_task(task, Workspace(Path(root)).samples, list(predictors), TARGET, blocks)
-    return {
-        "row": found["row"].tolist(),
-        "reference": found["reference"].tolist(),
-        "estimate": found["estimate"].tolist(),
-        "fit_seconds": float(found["fit_seconds"].iloc[0]),
-    }
+def split_task(
+    root: str, i: int, models: Mapping[str, Mapping[str, Any]], predictors: Sequence[str], split: Split, seed: int
+) -> dict[str, Any]:
+    """Predictions of one model on one fold of one split: the i-th that the recipe compares, made again from the table."""
+    table = Workspace(Path(root)).samples
+    task = _compared(models, table, split, seed)[i]
+    found = selection.run_task(task, table, list(predictors), TARGET, _blocks(split))
+    return {"estimate": found["estimate"].tolist()}
 
 
 def _compared(
@@ -226,7 +225,8 @@ def _report(
     predictions = []
     for i, task in enumerate(compared):
         found = results[f"split/{i}-{task.split}-{task.fold}-{task.model}"]
-        predictions.append(pd.DataFrame({"model": task.model, "split": task.split, "fold": task.fold, **found}))
+        rows = {"reference": _target(table.iloc[task.test]), "row": task.test, "fit_seconds": 0.0}
+        predictions.append(pd.DataFrame({"model": task.model, "split": task.split, "fold": task.fold, **rows, **found}))
     train_rows, validation_rows = sides(table, run.recipe.split, run.recipe.seed)
     return {
         "rows": {"training": len(train_rows), "validation": len(validation_rows)},

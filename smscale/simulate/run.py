@@ -42,7 +42,7 @@ from smscale.simulate.terrain import STATIC, Land, dem_corners, land_window
 from smscale.simulate.weather import Sky
 
 #: Version of the made world: a change of its equations changes it, and with it every fingerprint.
-VERSION = 1
+VERSION = 2
 #: Local days before the period's first shown day that the state needs to forget its start (root zone and leaves: some 30 days).
 SPIN_UP = 30
 #: Planes in one shard, along time.

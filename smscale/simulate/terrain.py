@@ -216,6 +216,8 @@ def read_posts(paths: Sequence[str], west: float, north: float, posts: tuple[int
 
 
 def _block_mean(values: NDArray, factor: int) -> Floats:
+    """Means of cells of `factor` x `factor` from posts that stand on the cells' edges: those belong half to each side."""
+    values = (values[:-1, :-1] + values[1:, :-1] + values[:-1, 1:] + values[1:, 1:]) / 4
     rows, cols = values.shape[0] // factor, values.shape[1] // factor
     return values.reshape(rows, factor, cols, factor).mean(axis=(1, 3))
 
@@ -236,7 +238,7 @@ def land_window(world: World, paths: Sequence[str], rows: slice, cols: slice) ->
     factor = round(POSTS * world.step)
     halo = int(np.ceil(HALO / world.step))
     west, north = grid.lon_edges[0] - halo * world.step, grid.lat_edges[0] + halo * world.step
-    shape = ((grid.shape[0] + 2 * halo) * factor, (grid.shape[1] + 2 * halo) * factor)
+    shape = ((grid.shape[0] + 2 * halo) * factor + 1, (grid.shape[1] + 2 * halo) * factor + 1)
     posts = _fill_voids(read_posts(paths, west, north, shape), f"{grid.lon[0]:.2f} E, {grid.lat[0]:.2f} N")
     fine_lat = north - np.arange(shape[0]) / POSTS
     dx, dy = metres_per_degree(fine_lat)
