@@ -39,7 +39,7 @@ from smscale.pipeline.evaluate import SCORES, _Drawing, _plain, _provenance, _re
 from smscale.pipeline.layout import COARSE_KM, Layout
 from smscale.pipeline.match import match
 from smscale.pipeline.run import Run, files_fingerprint
-from smscale.pipeline.train import TARGET, _traces, split_task
+from smscale.pipeline.train import TARGET, _traces, compared_tasks, predicted, split_task
 from smscale.schema import Status
 from smscale.sources.dem import open_altitude, open_land_cover_tif
 from smscale.sources.smap import open_smap
@@ -344,22 +344,20 @@ def train(run: Run, variants: Mapping[str, Variant]) -> dict[str, Any]:
     fingerprint = store.fingerprint(
         "recovery-train", 1, run.upstream("match"), recipe.part("predictors", "recovery", "split", "models", "seed")
     )
-    root, blocks = str(run.workspace.root), {"cells": recipe.split.block_cells}
+    root, split = str(run.workspace.root), replace(recipe.split, compare=("space-block",))
 
     def work() -> dict[str, Any]:
         table = run.workspace.samples
-        splitter = splits.make_split("space-block", n_splits=recipe.split.folds, seed=recipe.seed, **blocks)
-        fits, folds = {}, {}
+        fits, folds = [], {}
         for name, variant in variants.items():
-            fits[name] = Task(f"fit/{name}", fit_task, (root, name, variant, recipe.split, recipe.seed), fingerprint)
+            fits.append(Task(f"fit/{name}", fit_task, (root, name, variant, recipe.split, recipe.seed), fingerprint))
             given = {variant.model: dict(variant.settings)}
-            for fold in selection.plan_tasks(given, table, {"space-block": splitter}, recipe.seed):
-                args = (root, fold, variant.predictors, blocks)
-                folds[name, fold.fold] = Task(f"fold/{name}-{fold.fold}", split_task, args, fingerprint)
-        results = run.blocks("train", [*folds.values(), *fits.values()])
+            for i, fold in enumerate(compared_tasks(given, table, split, recipe.seed)):
+                args = (root, i, given, variant.predictors, split, recipe.seed)
+                folds[name, i] = (fold, Task(f"fold/{name}-{i}", split_task, args, fingerprint))
+        results = run.blocks("train", [*(task for _, task in folds.values()), *fits])
         predictions = [
-            pd.DataFrame(results[task.key] | {"model": name, "split": "space-block", "fold": fold})
-            for (name, fold), task in folds.items()
+            predicted(table, fold, results[task.key]).assign(model=name) for (name, _), (fold, task) in folds.items()
         ]
         scored = selection.score_table(predictions)
         return {

@@ -41,7 +41,7 @@ def train(run: Run) -> dict[str, Any]:
             given = (root, name, dict(settings), predictors, recipe.split, recipe.seed)
             tasks.append(Task(f"fit/{name}", fit_task, given, fingerprint))
             tasks.append(Task(f"inner/{name}", inner_task, given, fingerprint))
-        compared = _compared(recipe.models, table, recipe.split, recipe.seed)
+        compared = compared_tasks(recipe.models, table, recipe.split, recipe.seed)
         for i, task in enumerate(compared):
             tasks.append(
                 Task(
@@ -145,12 +145,18 @@ def split_task(
 ) -> dict[str, Any]:
     """Predictions of one model on one fold of one split: the i-th that the recipe compares, made again from the table."""
     table = Workspace(Path(root)).samples
-    task = _compared(models, table, split, seed)[i]
+    task = compared_tasks(models, table, split, seed)[i]
     found = selection.run_task(task, table, list(predictors), TARGET, _blocks(split))
     return {"estimate": found["estimate"].tolist()}
 
 
-def _compared(
+def predicted(table: pd.DataFrame, task: selection.Task, found: Mapping[str, Any]) -> pd.DataFrame:
+    """What `selection.score_table` takes, from a `split_task`'s estimates; how long a fit took is no part of a report."""
+    columns = {"model": task.model, "split": task.split, "fold": task.fold, "row": task.test, "fit_seconds": 0.0}
+    return pd.DataFrame({**columns, "reference": _target(table.iloc[task.test]), "estimate": found["estimate"]})
+
+
+def compared_tasks(
     models: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, split: Split, seed: int
 ) -> list[selection.Task]:
     """Tasks of the splits that the recipe compares side by side."""
@@ -225,8 +231,7 @@ def _report(
     predictions = []
     for i, task in enumerate(compared):
         found = results[f"split/{i}-{task.split}-{task.fold}-{task.model}"]
-        rows = {"reference": _target(table.iloc[task.test]), "row": task.test, "fit_seconds": 0.0}
-        predictions.append(pd.DataFrame({"model": task.model, "split": task.split, "fold": task.fold, **rows, **found}))
+        predictions.append(predicted(table, task, found))
     train_rows, validation_rows = sides(table, run.recipe.split, run.recipe.seed)
     return {
         "rows": {"training": len(train_rows), "validation": len(validation_rows)},
