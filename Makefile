@@ -1,5 +1,5 @@
 # One command per habit. `make demo` and `make test` do all their own set-up.
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := install
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; smscale needs Python 3.11 or newer (make PYTHON=python3.12 ...)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: smscale needs Python 3.11 or newer, as make PYTHON=python3.12 ..." >&2; exit 2; }
 	@echo "Setting up $(VENV) (a few minutes the first time) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,dev,bench]'
@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/smscale run pipelines/demo.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -rs -n auto --maxprocesses 4 --dist loadfile tests
+	$(BIN)/python -m pytest -q -rs -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests
 
 check: $(STAMP)
 	$(BIN)/ruff format --check smscale tests benchmarks

@@ -17,7 +17,13 @@ TINY = Path(__file__).parent / "recipes" / "tiny.yaml"
 PRODUCTS = ("cube.zarr", "samples.parquet", "samples.csv", "models", "maps.zarr", "report")
 
 
+#: Files that take longest: they start first, so that no worker ends alone with one of them.
+LONGEST = ("test_resume.py", "test_pipeline.py", "test_cnn.py", "test_gabp.py", "test_bad_input.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
     if REAL_DATA.is_dir():
         return
     absent = pytest.mark.skip(reason=f"real files not found at {REAL_DATA}")

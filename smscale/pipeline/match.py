@@ -19,6 +19,7 @@ from smscale.features.match import sample_table
 from smscale.features.upscale import upscale
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
+from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run
 from smscale.workspace import Workspace, predictor_plane
 
@@ -130,7 +131,7 @@ def _samples(run: Run) -> dict[str, Any]:
     blocks.write_text(
         workspace.root / "samples.csv", paper_form.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     )
-    return {"flow": flow, "samples": len(table), "correlations": _records(_correlations(table, recipe.predictors))}
+    return {"flow": flow, "samples": len(table), "correlations": records(_correlations(table, recipe.predictors))}
 
 
 def _advice(flow: dict[str, int]) -> str:
@@ -156,8 +157,3 @@ def _correlations(table: pd.DataFrame, predictors: Sequence[str]) -> pd.DataFram
     if "zone" in table:
         subsets |= {z: (table["zone"] == z).to_numpy() for z in ("NW", "SE")}
     return correlations(table, "soil_moisture", list(predictors), {k: m for k, m in subsets.items() if m.sum() > 2})
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]

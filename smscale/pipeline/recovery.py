@@ -35,11 +35,13 @@ from smscale.grid import EASE2_GRIDS, Grid, authalic_q, ease2_forward
 from smscale.models import save_model, selection, splits
 from smscale.models.zoo import importances
 from smscale.pipeline.downscale import downscale, map_template, status_counts
-from smscale.pipeline.evaluate import SCORES, _Drawing, _plain, _provenance, _records
+from smscale.pipeline.drawing import Drawing
 from smscale.pipeline.layout import COARSE_KM, Layout
 from smscale.pipeline.match import match
+from smscale.pipeline.page import SCORES, provenance, recipe_values
+from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run, files_fingerprint
-from smscale.pipeline.train import TARGET, _traces, compared_tasks, predicted, split_task
+from smscale.pipeline.train import TARGET, compared_tasks, predicted, split_task, traces_of
 from smscale.schema import Status
 from smscale.sources.dem import open_altitude, open_land_cover_tif
 from smscale.sources.smap import open_smap
@@ -362,7 +364,7 @@ def train(run: Run, variants: Mapping[str, Variant]) -> dict[str, Any]:
         scored = selection.score_table(predictions)
         return {
             "samples": len(table),
-            "folds": _records(scored.drop(columns="fit_seconds")),
+            "folds": records(scored.drop(columns="fit_seconds")),
             "best": selection.choose_best(scored),
             **{k: {name: results[f"fit/{name}"][k] for name in variants} for k in ("traces", "importances", "chosen")},
         }
@@ -384,7 +386,7 @@ def fit_task(root: str, name: str, variant: Variant, split: Split, seed: int) ->
     save_model(workspace.model(name), model, names, table[names], extra, kind=variant.model, name=name)
     influence = importances(model, X, y, names, seed=seed, repeats=2, rows=2000)["permutation"]
     return {
-        "traces": _traces(model),
+        "traces": traces_of(model),
         "importances": {"permutation": {str(k): float(v) for k, v in influence.items()}},
         "chosen": dict(getattr(model, "best_params_", {}) or {}),
     }
@@ -515,7 +517,7 @@ def evaluate(run: Run, window: Window, variants: Mapping[str, Variant]) -> dict[
             "shared_cells": score_table(table, "truth", sources, common=True),
         }
         _write(run, window, reports | {"fuse": {**reports["fuse"], "final": f"soil_moisture_{final}"}}, fields, scores)
-        rows = _records(scores["shared_cells"][["source", *SCORES]])
+        rows = records(scores["shared_cells"][["source", *SCORES]])
         return {"scores": [], "truth": rows, "final": f"soil_moisture_{final}"}
 
     return run.stage("evaluate", fingerprint, lambda: None, work)
@@ -558,12 +560,12 @@ def _write(
         tables=_tables(scores, trained),
         figures=_figures(run, window, reports, fields, scores["shared_cells"], final),
         data_notes=counts["problems"],
-        provenance=_provenance(recipe),
+        provenance=provenance(recipe),
         summary=_summary(window, counts, trained),
         headline=_headline(scores["shared_cells"], trained["best"], final, counts),
         data_read=[{"what": k.replace("_", " "), "count": v} for k, v in counts.items() if k != "problems"],
         method=_method(recipe),
-        recipe=yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True),
+        recipe=yaml.safe_dump(recipe_values(recipe), sort_keys=False, allow_unicode=True),
     )
 
 
@@ -664,7 +666,7 @@ def _figures(
         ),
         ("correlations.png", "Correlations", "Of each predictor with the coarse field; black: p > 0.05."),
         ("importances.png", "Importances", "Rise of the error on training cells when one predictor is shuffled."),
-        *_Drawing(run, window, folder, reports | {"train": {**reports["train"], "traces": traces}}, None)._training(),
+        *Drawing(run, window, folder, reports | {"train": {**reports["train"], "traces": traces}}, None).training(),
     ]
 
 

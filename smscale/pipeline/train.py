@@ -15,6 +15,7 @@ from smscale.config import Split
 from smscale.errors import InputError
 from smscale.models import save_model, selection, splits
 from smscale.models.zoo import importances
+from smscale.pipeline.plain import plain, records
 from smscale.pipeline.run import Run
 from smscale.workspace import Workspace
 
@@ -102,21 +103,21 @@ def fit_task(
     training = selection.score_fold(known[TARGET], model.predict(_matrix(known, predictors)))
     influence = importances(model, _matrix(unseen, predictors), _target(unseen), list(predictors), seed=seed, repeats=3)
     extra = {
-        "validation": _plain(scores),
-        "training": _plain(training),
+        "validation": plain(scores),
+        "training": plain(training),
         "split": split.validation,
         "rows": len(known),
         "seed": seed,
     }
     save_model(workspace.model(name), model, list(predictors), known[list(predictors)], extra, kind=name, name=name)
     return {
-        "validation": _plain(scores),
-        "training": _plain(training),
-        "traces": _traces(model),
+        "validation": plain(scores),
+        "training": plain(training),
+        "traces": traces_of(model),
         "importances": {
-            column: _plain(influence[column].to_dict()) for column in influence if column != "permutation_std"
+            column: plain(influence[column].to_dict()) for column in influence if column != "permutation_std"
         },
-        "chosen": _plain(getattr(model, "best_params_", {}) or {}),
+        "chosen": plain(getattr(model, "best_params_", {}) or {}),
         "seconds": seconds,
     }
 
@@ -137,7 +138,7 @@ def inner_task(
         folds=split.inner_folds,
         seed=seed,
     )
-    return {"rows": _records(rows.drop(columns="fit_seconds"))}
+    return {"rows": records(rows.drop(columns="fit_seconds"))}
 
 
 def split_task(
@@ -190,7 +191,7 @@ def _target(table: pd.DataFrame) -> np.ndarray:
     return table[TARGET].to_numpy(np.float64)
 
 
-def _traces(model: Any) -> dict[str, dict[str, list[float | None]]]:
+def traces_of(model: Any) -> dict[str, dict[str, list[float | None]]]:
     """Curves that a model kept of its training; of an ensemble those of its first member."""
     curves: dict[str, Mapping[str, Any]] = {}
     if hasattr(model, "ga_trace_"):
@@ -210,19 +211,6 @@ def _floats(values: Any) -> list[float | None]:
     return [float(v) if v is not None and np.isfinite(v) else None for v in values]
 
 
-def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """JSON-able: NaN is null, NumPy scalars are numbers."""
-    plain = {}
-    for key, value in values.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        plain[str(key)] = None if isinstance(value, float) and not np.isfinite(value) else value
-    return plain
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_plain(row) for row in table.to_dict("records")]
-
-
 def _report(
     run: Run, table: pd.DataFrame, results: Mapping[str, Any], compared: Sequence[selection.Task]
 ) -> dict[str, Any]:
@@ -240,8 +228,8 @@ def _report(
             for name in models
         ],
         "training": [{"model": name, **results[f"fit/{name}"]["training"]} for name in models],
-        "inner": _records(inner),
-        "splits": _records(selection.score_table(predictions).drop(columns="fit_seconds")) if predictions else [],
+        "inner": records(inner),
+        "splits": records(selection.score_table(predictions).drop(columns="fit_seconds")) if predictions else [],
         "best": selection.choose_best(inner),
         "traces": {name: results[f"fit/{name}"]["traces"] for name in models},
         "importances": {name: results[f"fit/{name}"]["importances"] for name in models},

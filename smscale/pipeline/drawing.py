@@ -1,0 +1,193 @@
+"""The report's figures, from what the stages left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from smscale import store
+from smscale.pipeline.fuse import fusion_names, has_stations, observed_at_steps
+from smscale.pipeline.layout import Layout
+from smscale.pipeline.run import Run
+from smscale.pipeline.truth import truth_window
+
+#: What counts along a training curve, and what it measures.
+TRACES = {
+    "genetic algorithm": ("generation", "fitness, 1 / SSE"),
+    "Levenberg-Marquardt": ("step", "mean square error"),
+    "epochs": ("epoch", "mean square error"),
+}
+
+
+class Drawing:
+    """The report's figures."""
+
+    def __init__(self, run: Run, layout: Layout, folder: Path, reports: Mapping[str, Any], truth: Path | None) -> None:
+        from smscale.evaluate import figures
+
+        self.run, self.layout, self.folder, self.reports, self.truth = run, layout, folder, reports, truth
+        self.draw = figures
+        self.best = reports["train"]["best"]
+        self.final = reports["fuse"]["final"]
+
+    def all(self, table: pd.DataFrame | None, metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Draw everything that there are data for: (file, title, caption)."""
+        figures = [
+            self._maps(),
+            self._mean_maps(),
+            self._flow(),
+            self._correlations(),
+            self._importances(),
+            *self.training(),
+        ]
+        if table is not None and len(table):
+            figures += [
+                self._boxes(table),
+                self._pdfs(table),
+                self._daily(table),
+                self._scatter(table),
+                self._bars(metrics),
+            ]
+        return figures
+
+    def _maps(self) -> tuple[str, str, str]:
+        step = self._best_covered_step()
+        panels = self._panels(step)
+        label = f"{str(panels['smap']['local_date'].values)[:10]} {panels['smap']['overpass'].values}"
+        points = self._points(step)
+        self.draw.maps(panels, self.folder / "maps.png", points=points, title=f"Soil moisture, {label}")
+        return (
+            "maps.png",
+            f"Maps of {label}",
+            "The step with the most LST. Grey: no value (its reason is in the map's status). Circles: stations.",
+        )
+
+    def _mean_maps(self) -> tuple[str, str, str]:
+        maps = self.run.workspace.maps
+        names = {self.best: f"soil_moisture_{self.best}", self.final.removeprefix("soil_moisture_"): self.final}
+        panels = {"smap": self._retrievals().mean("time")} | {
+            source: maps[name].mean("time") for source, name in names.items()
+        }
+        if self.truth is not None:
+            panels["truth"] = self._truth().mean("time")
+        self.draw.maps(
+            {k: v.compute() for k, v in panels.items()},
+            self.folder / "mean-maps.png",
+            title="Mean soil moisture of the period",
+        )
+        return (
+            "mean-maps.png",
+            "Mean maps",
+            "Mean over the steps at which each has a value: SMAP, the best model and the final map see different days.",
+        )
+
+    def _flow(self) -> tuple[str, str, str]:
+        self.draw.sample_flow(
+            self.reports["match"]["flow"], self.folder / "sample-flow.png", title="From retrievals to training samples"
+        )
+        return "sample-flow.png", "Sample flow", "Pairs of coarse cell and overpass step that each sieve leaves."
+
+    def _correlations(self) -> tuple[str, str, str]:
+        found = pd.DataFrame(self.reports["match"]["correlations"])
+        self.draw.correlation_bars(
+            found, self.folder / "correlations.png", title="Predictors and soil moisture at 36 km"
+        )
+        return (
+            "correlations.png",
+            "Correlations",
+            "Pearson correlation of each predictor with SMAP soil moisture; black: p > 0.05.",
+        )
+
+    def _importances(self) -> tuple[str, str, str]:
+        columns = {
+            name: pd.Series(found["permutation"]) for name, found in self.reports["train"]["importances"].items()
+        }
+        table = pd.DataFrame(columns).astype(float)
+        self.draw.importance_bars(
+            table, self.folder / "importances.png", label="permutation importance", title="What the models lean on"
+        )
+        return "importances.png", "Importances", "Loss of skill on validation rows when one predictor is shuffled."
+
+    def training(self) -> list[tuple[str, str, str]]:
+        panels = {}
+        for model, traces in self.reports["train"]["traces"].items():
+            for title, curves in traces.items():
+                frame = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in curves.items()})
+                frame.index.name, frame.attrs["label"] = TRACES.get(title, ("epoch", "mean square error"))
+                panels[f"{self.draw.label_of(model)}: {title}"] = frame.dropna(axis=1, how="all")
+        if not panels:
+            return []
+        self.draw.training_curves(panels, self.folder / "training.png", title="Training")
+        return [("training.png", "Training", "Fitness of the genetic algorithm by generation, error by step or epoch.")]
+
+    def _boxes(self, table: pd.DataFrame) -> tuple[str, str, str]:
+        self.draw.box_plot(self._series(table), self.folder / "box.png", title="Distribution at the stations")
+        return "box.png", "Distributions", "Values at all stations: whether a map keeps the dynamic range."
+
+    def _pdfs(self, table: pd.DataFrame) -> tuple[str, str, str]:
+        self.draw.pdf_curves(self._series(table), self.folder / "pdf.png", title="Probability density at the stations")
+        return "pdf.png", "Probability density", "The same values as curves."
+
+    def _daily(self, table: pd.DataFrame) -> tuple[str, str, str]:
+        means = table.groupby("local_date")[list(self._series(table))].mean()
+        self.draw.daily_curves(means, self.folder / "daily.png", title="Daily mean over the stations")
+        return "daily.png", "Daily means", "Mean over the stations that have a value on the day."
+
+    def _scatter(self, table: pd.DataFrame) -> tuple[str, str, str]:
+        unseen = table[table["held_out"]] if table["held_out"].any() else table
+        chosen = [c for c in ("smap", self.best, self.final.removeprefix("soil_moisture_")) if c in unseen]
+        estimates = {c: unseen[c].to_numpy() for c in dict.fromkeys(chosen)}
+        self.draw.scatter(
+            unseen["stations"].to_numpy(), estimates, self.folder / "scatter.png", title="Held-out stations"
+        )
+        return "scatter.png", "Held-out stations", "Each estimate against stations that were merged into no map."
+
+    def _bars(self, metrics: Mapping[str, Any]) -> tuple[str, str, str]:
+        self.draw.score_bars(
+            metrics["stations"]["held_out"], self.folder / "scores.png", title="Scores at held-out stations"
+        )
+        return "scores.png", "Scores", "At held-out stations, before and after fusion."
+
+    def _series(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        return {
+            c: table[c].to_numpy()
+            for c in table.columns
+            if c not in ("station", "time", "local_date", "overpass", "held_out")
+        }
+
+    def _retrievals(self) -> xr.DataArray:
+        coarse = self.run.workspace.coarse[["soil_moisture", "weight"]].load()
+        return coarse["soil_moisture"].where(coarse["weight"] > 0)
+
+    def _truth(self) -> xr.DataArray:
+        held = store.open_group(str(self.truth), "fine")["soil_moisture"]
+        sizes = (self.layout.steps.sizes["time"], *self.layout.grid.shape)
+        first = truth_window(Path(str(self.truth)), self.layout)
+        return held[tuple(slice(start, start + size) for start, size in zip(first, sizes, strict=True))]
+
+    def _best_covered_step(self) -> int:
+        """The step at which both SMAP and the best model see most."""
+        model = self.run.workspace.maps[f"soil_moisture_{self.best}"].notnull().mean(("lat", "lon")).values
+        smap = self._retrievals().notnull().mean(("lat", "lon")).values
+        return int(np.argmax(model * (smap + 1e-3)))
+
+    def _panels(self, step: int) -> dict[str, xr.DataArray]:
+        maps = self.run.workspace.maps.isel(time=step)
+        panels = {"smap": self._retrievals().isel(time=step)}
+        panels |= {m: maps[f"soil_moisture_{m}"].load() for m in self.run.recipe.models}
+        panels |= {n: maps[n].load() for n in fusion_names(self.run.recipe.fusion) if n in maps}
+        if self.truth is not None:
+            panels["truth"] = self._truth().isel(time=step).load()
+        return panels
+
+    def _points(self, step: int) -> pd.DataFrame | None:
+        if not has_stations(self.run.workspace):
+            return None
+        stations = self.run.workspace.stations
+        observed = observed_at_steps(self.run.workspace, self.layout.steps, self.run.recipe.fusion.tolerance_hours)
+        return pd.DataFrame({"lon": stations["lon"].values, "lat": stations["lat"].values, "value": observed[:, step]})

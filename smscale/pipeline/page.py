@@ -1,0 +1,211 @@
+"""report/index.html and report/metrics.json: what is said about a run, and in what order."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+import smscale
+from smscale.evaluate import write_report
+from smscale.pipeline.drawing import Drawing
+from smscale.pipeline.layout import Layout
+from smscale.pipeline.run import Run
+
+#: Libraries whose versions decide the numbers.
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "numba",
+    "pandas",
+    "xarray",
+    "zarr",
+    "dask",
+    "scikit-learn",
+    "xgboost",
+    "torch",
+    "pytorch-lightning",
+)
+SCORES = ["rmse", "mae", "cc", "bias", "ubrmse", "n"]
+
+
+def write_page(
+    run: Run,
+    layout: Layout,
+    reports: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    table: pd.DataFrame | None,
+    truth: Path | None,
+) -> None:
+    recipe, folder = run.recipe, run.workspace.report
+    final = reports["fuse"]["final"]
+    draw = Drawing(run, layout, folder / "figures", reports, truth)
+    figures = draw.all(table, metrics)
+    write_report(
+        folder,
+        recipe.title or recipe.name,
+        metrics,
+        tables=_tables(metrics),
+        figures=figures,
+        data_notes=reports["ingest"]["problems"],
+        provenance=provenance(recipe),
+        summary=_summary(run, layout, reports),
+        headline=_headline(metrics, final),
+        data_read=_data_read(reports["ingest"]),
+        method=_method(recipe, reports),
+        recipe=yaml.safe_dump(recipe_values(recipe), sort_keys=False, allow_unicode=True),
+    )
+
+
+def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    tables: list[tuple[str, str, Any]] = []
+    if "stations" in metrics:
+        stations = metrics["stations"]
+        tables.append(
+            (
+                "Held-out stations",
+                "Each map at stations that were merged into none; n differs, because SMAP and clouds leave different gaps.",
+                stations["held_out"],
+            )
+        )
+        tables.append(
+            (
+                "Held-out stations, the same moments",
+                "Only station values for which every map has a value: a fair comparison.",
+                stations["held_out_shared"],
+            )
+        )
+    if "truth" in metrics:
+        tables.append(
+            (
+                "The 1 km truth of the nature run",
+                "Each map on the cells where it has a value.",
+                _short(metrics["truth"]["own_cells"]),
+            )
+        )
+        tables.append(
+            (
+                "The 1 km truth, the same cells",
+                "Only cells where SMAP and every map have a value.",
+                _short(metrics["truth"]["shared_cells"]),
+            )
+        )
+    models = metrics["models"]
+    note = f"Rows that chose nothing ({models['rows']['validation']} of {sum(models['rows'].values())} samples)."
+    tables.append(("Models at 36 km, validation", note, pd.DataFrame(models["validation"])))
+    tables.append(
+        (
+            "Models at 36 km, inner folds",
+            f"What the best model ({models['best']}) was chosen by.",
+            pd.DataFrame(models["inner"]),
+        )
+    )
+    if models["splits"]:
+        tables.append(
+            (
+                "Models at 36 km, by split",
+                "A random split leaks: neighbours and neighbouring days sit on both sides. Blocked splits say what a model knows of new places and times.",
+                pd.DataFrame(models["splits"]),
+            )
+        )
+    if metrics["fusion"].get("leave_one_out_rmse"):
+        rows = [
+            {"source": k.removeprefix("soil_moisture_"), "leave-one-station-out rmse": v}
+            for k, v in metrics["fusion"]["leave_one_out_rmse"].items()
+        ]
+        tables.append(
+            (
+                "Fusion, leave one station out",
+                "On the merged stations, where every way has an estimate; the least decides which map is final.",
+                pd.DataFrame(rows),
+            )
+        )
+    return tables
+
+
+def _short(table: pd.DataFrame) -> pd.DataFrame:
+    return table[["source", *SCORES, "sigma_ratio"]]
+
+
+def _headline(metrics: Mapping[str, Any], final: str) -> dict[str, Any]:
+    tiles: dict[str, Any] = {
+        "best model": metrics["models"]["best"],
+        "final map": final,
+        "training samples": metrics["samples"]["samples"],
+    }
+    if "stations" in metrics:
+        scores = metrics["stations"]["held_out"].set_index("source")["rmse"]
+        tiles["RMSE at held-out stations, SMAP"] = _rounded(scores.get("smap"))
+        tiles["RMSE at held-out stations, final"] = _rounded(scores.get(final.removeprefix("soil_moisture_")))
+    if "truth" in metrics:
+        scores = metrics["truth"]["shared_cells"].set_index("source")["rmse"]
+        tiles["RMSE against 1 km truth, SMAP"] = _rounded(scores.get("smap"))
+        tiles["RMSE against 1 km truth, final"] = _rounded(scores.get(final.removeprefix("soil_moisture_")))
+    return tiles
+
+
+def _rounded(value: Any) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:.4f}"
+
+
+def _summary(run: Run, layout: Layout, reports: Mapping[str, Any]) -> str:
+    west, south, east, north = layout.grid.bounds
+    rows, cols = layout.grid.shape
+    return (
+        f"{west:g}–{east:g}° E, {south:g}–{north:g}° N, {layout.period[0]} to {layout.period[1]}: {rows} × {cols} cells, "
+        f"{layout.steps.sizes['time']} overpass steps. The best model on inner data is {reports['train']['best']}; "
+        f"{reports['fuse']['stations']} stations, of which {reports['fuse'].get('held_out_stations', 0)} were held out."
+    )
+
+
+def _method(recipe: Any, reports: Mapping[str, Any]) -> dict[str, str]:
+    fusion = recipe.fusion
+    method = {
+        "ingest": f"SMAP quality policy {recipe.smap.quality}, algorithm {', '.join(reports['ingest']['smap']['algorithm']) or 'unknown'}; MODIS quality {recipe.modis.quality}.",
+        "match": f"Area-weighted upscaling to EASE-Grid 2.0 36 km; at least {recipe.match.min_valid_fraction:g} of a cell valid, {recipe.match.min_lst_valid_fraction:g} for LST; land cover classes {list(recipe.match.exclude_land_cover)} left out.",
+        "train": f"{', '.join(recipe.models)} on {reports['train']['rows']['training']} samples; {recipe.split.validation} split, {recipe.split.fraction:g} for validation.",
+        "downscale": "Every model on every 1 km cell; a cell without a value says why in its status.",
+        "fuse": f"{', '.join(fusion.residuals)} × {', '.join(fusion.interpolators)}; {fusion.holdout:g} of the {fusion.holdout_unit}s held out.",
+    }
+    if recipe.assumed:
+        method["assumed"] = "Not published by the paper, assumed here: " + "; ".join(recipe.assumed) + "."
+    return method
+
+
+def provenance(recipe: Any) -> dict[str, Any]:
+    return {
+        "smscale": smscale.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "seed": recipe.seed,
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _data_read(ingest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    cadence = {"LST": "overpass", "VI": "sixteen_day", "ET": "eight_day", "LC": "land_cover", "DEM": "static"}
+    rows = []
+    for family, files in ingest["granules"].items():
+        cover = ingest["coverage"].get(cadence.get(family, ""), {})
+        share = f"{cover['valid'] / cover['cells']:.1%}" if cover.get("cells") else ""
+        rows.append(
+            {
+                "product": family,
+                "files": files,
+                "valid 1 km cells": share,
+                "cells without a tile": cover.get("cells_without_tile", ""),
+            }
+        )
+    return rows
+
+
+def recipe_values(recipe: Any) -> dict[str, Any]:
+    values = recipe.part(*(f for f in recipe.__dataclass_fields__ if f != "path"))
+    return json.loads(json.dumps(values))
