@@ -20,15 +20,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from smscale.errors import InputError
+from smscale.models.cnn_layers import CONVOLUTIONS, GROUPS, KERNEL
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 Rows = NDArray[np.intp]
 
-GROUPS = 4
-CONVOLUTIONS = 2
-KERNEL = 3
 #: Rows that `CNNPredictor.predict` holds at once: the widest layer of the default network is then 0.5 MB, inside L2.
 ROWS = 512
 #: Batches per epoch that `batch_size=None` aims at, and the sizes between which it stays.

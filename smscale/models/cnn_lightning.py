@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from smscale.errors import InputError
-from smscale.models.cnn import CONVOLUTIONS, GROUPS, KERNEL
+from smscale.models.cnn_layers import CONVOLUTIONS, GROUPS, KERNEL
 
 #: Rows of a validation batch: bounds memory only.
 VALIDATION_ROWS = 8192
