@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smscale import __version__
-from smscale.errors import SmscaleError
+from smscale.errors import RecipeError, SmscaleError
 
 STAGES = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
 
@@ -73,6 +73,8 @@ def _run(options: argparse.Namespace) -> int:
     from smscale import config, pipeline
     from smscale.workspace import Workspace
 
+    if "://" in (options.workspace or ""):
+        raise RecipeError(f"--workspace {options.workspace}: object stores are not supported yet; give a folder")
     recipe = config.read(options.recipe, options.set)
     workspace = Workspace(Path(options.workspace or f"runs/{recipe.name}").absolute())
     say = sys.stdout.write

@@ -207,16 +207,29 @@ def read(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+class _NoRepeats(yaml.SafeLoader):
+    """YAML without keys given twice: the second would silently hide the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ValueError(f"key {key.value} is given twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _NoRepeats)
     except FileNotFoundError:
         raise RecipeError(f"recipe not found: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError) as error:  # YAML reads 2017-13-01 as a date, and fails
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        what = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise RecipeError(f"{path}: not valid YAML: {what}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: expected keys and values, found {type(values).__name__}")
     return values

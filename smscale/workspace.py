@@ -82,14 +82,20 @@ class Workspace:
     def _json(path: Path) -> dict[str, Any] | None:
         try:
             return json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the workspace: a second run is refused. The claim ends with the process, however it ends."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as lock:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock_file = (self.root / ".lock").open("a+")
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: cannot be used as a workspace ({error.strerror}): name a folder that can be written"
+            ) from None
+        with lock_file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -100,7 +106,20 @@ class Workspace:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {os.uname().nodename}")
             lock.flush()
-            yield
+            try:
+                yield
+            finally:
+                self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        """Remove a workspace in which nothing was begun: a run that was refused leaves no claim behind."""
+        ledger = self.root / "ledger"
+        if {p.name for p in self.root.iterdir()} <= {".lock", "ledger"}:
+            if ledger.is_dir() and {p.name for p in ledger.iterdir()} <= {"recipe.json"}:
+                shutil.rmtree(ledger)
+            if not ledger.exists():
+                (self.root / ".lock").unlink(missing_ok=True)
+                self.root.rmdir()
 
     # -- contents -------------------------------------------------------------------------------
 
@@ -213,9 +232,8 @@ def open_workspace(workspace: str | Path) -> Workspace:
 def _labelled(values: xr.DataArray) -> xr.Dataset:
     """One variable per label of the last dimension, with the schema's attributes."""
     data = values.to_dataset("variable")
-    return data.assign(
-        {str(n): data[n].assign_attrs(schema.VARIABLES[str(n)].attrs) for n in data.data_vars}
-    ).assign_attrs(values.attrs)
+    data.attrs = {k: v for k, v in values.attrs.items() if k not in ("long_name", "units")}
+    return data.assign({str(n): data[n].assign_attrs(schema.VARIABLES[str(n)].attrs) for n in data.data_vars})
 
 
 def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_later: bool) -> xr.DataArray:

@@ -66,6 +66,7 @@ def test_mistake_is_named(recipe: Path, setting: str, expected: str) -> None:
     [
         ("name: [", "not valid YAML"),
         ("- 1", "expected keys and values"),
+        ("name: a\nseed: 1\nseed: 2", "key seed is given twice, again in line 3"),
         ("", "expected keys and values"),
         ("inputs: raw", "key name is missing; expected text"),
     ],
@@ -82,3 +83,28 @@ def test_command_line_exits_2_with_one_line(tmp_path: Path, capsys: pytest.Captu
     error = capsys.readouterr().err
     assert error.startswith("smscale: recipe not found")
     assert error.count("\n") == 1
+
+
+def test_workspace_that_cannot_be_made_is_named(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for workspace, expected in (
+        (tmp_path / "file" / "w", "cannot be used as a workspace"),
+        ("s3://bucket/w", "object stores are not supported yet"),
+    ):
+        assert cli.main(["run", str(recipe), "--workspace", str(workspace)]) == 2
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1
+
+
+def test_refused_run_leaves_nothing_behind(recipe: Path, tmp_path: Path) -> None:
+    assert cli.main(["run", str(recipe), "--workspace", str(tmp_path / "w")]) == 2  # its inputs are not there
+    assert not (tmp_path / "w").exists()
+
+
+def test_region_of_one_cell_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", "region=[101.5, 30.6, 101.5001, 30.6001]"]
+    assert cli.main(["run", str(recipe), "--workspace", str(tmp_path / "w"), *settings]) == 2
+    assert "key region" in capsys.readouterr().err

@@ -104,7 +104,8 @@ def network(chromosome: Floats32, k: int) -> tuple[Floats, Floats, Floats, float
     return neurons[:, :k].T.copy(), neurons[:, k].copy(), neurons[:, k + 1].copy(), float(chromosome[-2])
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+# Not cached, as mlp._forward: a caller of other compiled kernels rounds differently when it is loaded from numba's cache.
+@numba.njit(nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 def _sse_range(
     planes: Floats32,
     y: Floats32,

@@ -112,7 +112,8 @@ def forward_block(planes: Floats32, start: int, size: int, neurons: Floats32, bi
         j += 2
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+# Not cached: a caller of other compiled kernels rounds differently when it is loaded from numba's cache.
+@numba.njit(nogil=True, error_model="numpy")
 def _forward(planes: Floats32, neurons: Floats32, bias: np.float32, out: Floats32) -> None:
     """Whole blocks only, so that a cell's value does not depend on where it stands: planes (k, n), n a multiple of BLOCK.
 

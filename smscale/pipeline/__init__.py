@@ -151,10 +151,11 @@ def _world_file(recipe: Recipe) -> Path:
 
 def _with_region(recipe: Recipe) -> Recipe:
     """A recipe that names no region takes that of its outline or its world, and of that the period."""
-    if recipe.outline and recipe.region is None:
+    if recipe.outline:
         from smscale.sources import outline
 
-        recipe = replace(recipe, region=outline.bounds(outline.read_outline(recipe.resolve(recipe.outline))))
+        box = outline.bounds(outline.read_outline(recipe.resolve(recipe.outline)))
+        recipe = replace(recipe, region=recipe.region or box)
     if not recipe.world:
         return recipe
     from smscale.simulate import World

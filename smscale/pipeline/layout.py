@@ -59,6 +59,10 @@ def layout_of(recipe: Recipe) -> Layout:
         if spec.kind == "latlon"
         else Grid.ease2(spec.resolution, *recipe.region)
     )
+    if min(grid.shape) < 2:
+        raise RecipeError(
+            f"key region: found {list(recipe.region)}, {grid.shape[0]} x {grid.shape[1]} cells; expected at least 2 x 2 cells of the fine grid"
+        )
     return Layout(grid, Grid.ease2(COARSE_KM, *grid.bounds), recipe.period, recipe.chunks.sizes, recipe.chunks.shards)
 
 

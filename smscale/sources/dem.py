@@ -43,6 +43,10 @@ _GRID_ROWS = 64
 _ALTITUDE_STEP, _ALTITUDE_SCALE, _ALTITUDE_OFFSET, _ALTITUDE_FILL = 1 / 12, 28.0, -450.0, 255
 
 
+#: A mosaic may hold this many times the cells of its tiles.
+MOST_EMPTY = 50
+
+
 @dataclass(frozen=True)
 class DemTile:
     """One raster of elevation: where it lies, and which band holds the elevation."""
@@ -200,6 +204,12 @@ def _mosaic(tiles: Sequence[DemTile], box: Box | None, geographic: bool) -> xr.D
     c1 = max(c + t.shape[1] for _, c, t in places)
     if box is not None:
         r0, r1, c0, c1 = _clip(lattice, box, (r0, r1, c0, c1), first, geographic)
+    held = sum(tile.shape[0] * tile.shape[1] for tile in tiles)
+    if box is None and (r1 - r0) * (c1 - c0) > max(MOST_EMPTY * held, 10**8):
+        raise InputError(
+            f"{first.path}: the {len(tiles)} elevation tiles lie so far apart that their mosaic of {r1 - r0} x {c1 - c0} cells would be mostly empty: "
+            f"give grid= or box=, or fewer tiles"
+        )
     out = np.full((r1 - r0, c1 - c0), np.nan, dtype=np.float32)
     read = conflicts = 0
     for row, col, tile in places:
