@@ -222,7 +222,7 @@ class _NoRepeats(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        values = yaml.load(path.read_text(), _NoRepeats)
+        values = yaml.load(path.read_text(), _NoRepeats)  # a SafeLoader
     except FileNotFoundError:
         raise RecipeError(f"recipe not found: {path}") from None
     except (OSError, UnicodeDecodeError) as error:

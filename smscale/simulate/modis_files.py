@@ -45,7 +45,6 @@ LATENT_HEAT = 2.45e6
 #: MOD16A2 fills by IGBP class (MOD16 user guide, table 3): nothing is retrieved there.
 ET_FILL = 32767
 ET_CLASS_FILLS = {17: 32766, 16: 32765, 15: 32764, 11: 32763, 13: 32762}
-ET_UNCLASSIFIED = 32761
 
 #: MxD11A1 QC: bits 0-1 (0 good, 1 other quality, 2 cloud, 3 not produced for another reason), 2-3 data quality (1 other),
 #: 4-5 emissivity error (<= 0.01, 0.02, 0.04, above), 6-7 LST error (<= 1, 2, 3 K, above).

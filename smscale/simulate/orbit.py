@@ -45,7 +45,6 @@ NOMINAL_HOUR = {"AM": 6.0, "PM": 18.0}
 _STEP = 0.025
 _BINS = round(360 / _STEP)
 _CROSS_TRACK_SAMPLES = 401
-_DAY_NS = 86_400_000_000_000
 
 
 def _geocentric(lat: Floats) -> Floats:
