@@ -33,6 +33,10 @@ UNFINISHED = "unfinished.json"
 _COMPRESSOR = ZstdCodec(level=3)
 
 
+#: What was written: store (its name), array (path in it), region ([start, stop] along each axis), checksum of the values.
+Receipt = dict[str, Any]
+
+
 def base(url: str | Path) -> Store:
     """The Zarr store at a directory or an object-store URL."""
     if "://" in str(url):
@@ -136,8 +140,8 @@ def _layout(variable: xr.Variable, chunks: Mapping[str, int], shards: Mapping[st
     return encoding
 
 
-def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], values: np.ndarray) -> str:
-    """Write whole shards of one array, finished or not; the checksum of the values comes back.
+def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], values: np.ndarray) -> Receipt:
+    """Write whole shards of one array, finished or not; a receipt for the ledger comes back: where, and the checksum of the values.
 
     Raises
     ------
@@ -153,7 +157,13 @@ def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], val
             )
     values = np.ascontiguousarray(values, dtype=array.dtype)
     array[region] = values
-    return checksum(values)
+    where = [[*part.indices(size)[:2]] for part, size in zip(region, array.shape, strict=False)]
+    return {
+        "store": str(url).rstrip("/").rpartition("/")[2],
+        "array": _path(group, name),
+        "region": where,
+        "checksum": checksum(values),
+    }
 
 
 def read(url: str | Path, group: str, name: str, region: tuple[slice, ...] = ()) -> np.ndarray:

@@ -211,7 +211,7 @@ def test_blocks_equal_the_whole_bit_for_bit(monkeypatch):
     w, s, e, n = block.bounds
     halo = DEM.sel(lat=slice(n + 0.004, s - 0.004), lon=slice(w - 0.004, e + 0.004))
     xr.testing.assert_equal(static_layers(halo, block), whole.isel(lat=rows, lon=cols))
-    monkeypatch.setattr("smscale.cube._DEM_CELLS_AT_ONCE", 3000)
+    monkeypatch.setattr("smscale.cube.terrain._DEM_CELLS_AT_ONCE", 3000)
     xr.testing.assert_identical(static_layers(DEM, GRID), whole)
 
 

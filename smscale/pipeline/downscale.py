@@ -128,18 +128,18 @@ def block(
     missing = _missing(planes, shape, excluded)
     if outline is not None:
         missing[:, ~inside(_polygons(outline, drawn), grid)] |= np.uint32(Status.OUTSIDE_REGION)
-    maps, counts, digests = [], {}, {}
+    maps, counts, written = [], {}, []
     for name, predictor in predictors.items():
         values, status = _predict(predictor, planes, missing, bounds)
-        digests[name] = store.write(workspace.maps_path, "", f"soil_moisture_{name}", region, values)
-        store.write(workspace.maps_path, "", f"status_{name}", region, status)
+        written.append(store.write(workspace.maps_path, "", f"soil_moisture_{name}", region, values))
+        written.append(store.write(workspace.maps_path, "", f"status_{name}", region, status))
         counts[name] = status_counts(status) | {"valid": int(np.isfinite(values).sum())}
         maps.append(values)
     spread = np.full(shape, np.nan, np.float32)
     if len(maps) > 1:  # one model alone has no spread: unknown, not zero
         spread = np.std(np.stack(maps).astype(np.float64), axis=0).astype(np.float32)
-    store.write(workspace.maps_path, "", "uncertainty", region, spread)
-    return {"checksum": digests, "cells": int(np.prod(shape)), "counts": counts}
+    written.append(store.write(workspace.maps_path, "", "uncertainty", region, spread))
+    return {"written": written, "cells": int(np.prod(shape)), "counts": counts}
 
 
 def _plane(

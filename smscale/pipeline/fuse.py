@@ -234,7 +234,7 @@ def block(
     background = store.read(workspace.maps_path, "", f"soil_moisture_{best}", region)
     why = store.read(workspace.maps_path, "", f"status_{best}", region)
     steps = region[0]
-    digests, counts = {}, {}
+    written, counts = [], {}
     for kind in fusion.residuals:
         for how in fusion.interpolators:
             name = f"{PREFIX[kind]}_{how}"
@@ -243,21 +243,21 @@ def block(
                 background, spread, fields[name].method[steps], as_residual(kind), bounds=bounds
             )
             status |= why
-            digests[name] = store.write(workspace.maps_path, "", name, region, values)
-            store.write(workspace.maps_path, "", f"status_{name}", region, status)
+            written.append(store.write(workspace.maps_path, "", name, region, values))
+            written.append(store.write(workspace.maps_path, "", f"status_{name}", region, status))
             if name == final:
-                store.write(workspace.maps_path, "", "status", region, status)
+                written.append(store.write(workspace.maps_path, "", "status", region, status))
             counts[name] = status_counts(status) | {"valid": int(np.isfinite(values).sum())}
-    if final not in digests:
-        store.write(workspace.maps_path, "", "status", region, why | np.uint32(Status.NOT_FUSED))
-    return {"checksum": digests, "counts": counts}
+    if final not in counts:
+        written.append(store.write(workspace.maps_path, "", "status", region, why | np.uint32(Status.NOT_FUSED)))
+    return {"written": written, "counts": counts}
 
 
 def unfused_block(root: str, best: str, grid: Any, region: tuple[slice, slice, slice]) -> dict[str, Any]:
     """Without stations the best model's map is the final one: its status, and that it is not fused."""
     maps = Workspace(Path(root)).maps_path
     status = store.read(maps, "", f"status_{best}", region) | np.uint32(Status.NOT_FUSED)
-    return {"checksum": {"status": store.write(maps, "", "status", region, status)}}
+    return {"written": [store.write(maps, "", "status", region, status)]}
 
 
 def _totals(names: Sequence[str], results: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:

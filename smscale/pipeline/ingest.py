@@ -360,9 +360,9 @@ def overpass_block(
     for i, (local_date, overpass) in enumerate(labels):
         if fields[overpass]:
             values[i, ..., 0], values[i, ..., 1] = cube.select_lst(local_date, overpass, fields[overpass], grid.lon)
-    digest = store.write(path, "fine/overpass", "values", (*region, slice(0, 2)), values)
+    receipt = store.write(path, "fine/overpass", "values", (*region, slice(0, 2)), values)
     return {
-        "checksum": digest,
+        "written": [receipt],
         "problems": problems,
         "cells_without_tile": int(without_tile),
         "valid": int(np.isfinite(values[..., 0]).sum()),
@@ -383,9 +383,9 @@ def composite_block(
         for name in schema.CADENCES[cadence]
     ]
     values = np.stack([layer for layer, _ in layers], axis=-1)[None]
-    digest = store.write(path, f"fine/{cadence}", "values", (*region, slice(0, values.shape[-1])), values)
+    receipt = store.write(path, f"fine/{cadence}", "values", (*region, slice(0, values.shape[-1])), values)
     return {
-        "checksum": digest,
+        "written": [receipt],
         "problems": problems,
         "cells_without_tile": layers[0][1],
         "valid": int(np.isfinite(values[..., 0]).sum()),
@@ -406,9 +406,9 @@ def land_cover_block(path: str, region: Region, grid: Grid, files: Mapping[tuple
     problems: list[dict[str, Any]] = []
     opened = _open_tiles(files, window.tiles, "none", problems)
     values, without = cube.sample_tiles({t: ds["land_cover"].values for t, ds in opened.items()}, window, "majority")
-    digest = store.write(path, "fine/land_cover", "land_cover", region, values[None])
+    receipt = store.write(path, "fine/land_cover", "land_cover", region, values[None])
     return {
-        "checksum": digest,
+        "written": [receipt],
         "problems": problems,
         "cells_without_tile": without,
         "valid": int((values != schema.LAND_COVER_FILL).sum()),
@@ -429,10 +429,10 @@ def static_block(path: str, region: Region, grid: Grid, dem: Sequence[str]) -> d
             "overlap_conflicts": int(elevation.attrs["overlap_conflicts"]),
         }
         values = np.stack([layers[name].values for name in schema.CADENCES["static"]], axis=-1)
-    digest = store.write(path, "fine/static", "values", (*region, slice(0, values.shape[-1])), values)
+    receipt = store.write(path, "fine/static", "values", (*region, slice(0, values.shape[-1])), values)
     return {
         "dem": counts,
-        "checksum": digest,
+        "written": [receipt],
         "valid": int(np.isfinite(values[..., 0]).sum()),
         "cells": values[..., 0].size,
     }
@@ -458,12 +458,12 @@ def smap_block(
     observed["weight"] = xr.where(keep, weight, 0.0).astype(np.float32)
     region = (slab, slice(0, grid.shape[0]), slice(0, grid.shape[1]))
     names = ("soil_moisture", "weight", "retrieval_quality", "surface_flag", "observation_time")
-    digests = {
-        name: store.write(path, "coarse", name, region, observed[name].transpose("time", "lat", "lon").values)
+    receipts = [
+        store.write(path, "coarse", name, region, observed[name].transpose("time", "lat", "lon").values)
         for name in names
-    }
+    ]
     return {
-        "checksum": digests,
+        "written": receipts,
         "problems": problems,
         "kinds": kinds,
         "counts": {k: int(v) for k, v in counts.items()},

@@ -82,7 +82,7 @@ def static_block(root: str, names: Sequence[str], coarse: Grid, settings: tuple[
     """Upscale what does not change."""
     workspace = Workspace(Path(root))
     fine = workspace.fine["static"][list(names)].load()
-    return _write(workspace, upscale(fine, coarse, settings[0]), names, ())
+    return {"written": _write(workspace, upscale(fine, coarse, settings[0]), names, ())}
 
 
 def steps_block(
@@ -92,7 +92,7 @@ def steps_block(
     least, least_lst, never_later = settings
     workspace = Workspace(Path(root))
     steps = workspace.steps.isel(time=slab)
-    written: dict[str, Any] = {}
+    written: list[store.Receipt] = []
     crs = store.open_group(workspace.cube, "fine/static").attrs["crs"]  # an EASE grid is known by it
     for name in names:
         plane = predictor_plane(workspace, name, steps, never_later).load()
@@ -101,19 +101,19 @@ def steps_block(
         plane = plane.transpose("time", "lat", "lon").rename(name)
         fraction = least_lst if name == "lst" else least
         coarsened = upscale(plane.to_dataset().assign_attrs(crs=crs), coarse, fraction)
-        written |= _write(workspace, coarsened, [name], (slab,))
-    return written
+        written += _write(workspace, coarsened, [name], (slab,))
+    return {"written": written}
 
 
 def _write(
     workspace: Workspace, coarse: xr.Dataset, names: Sequence[str], leading: tuple[slice, ...]
-) -> dict[str, Any]:
-    digests = {}
+) -> list[store.Receipt]:
+    receipts = []
     for name in (n for given in names for n in (given, f"valid_fraction_{given}")):
         values = coarse[name].values
         region = (*leading, *(slice(0, size) for size in values.shape[-2:]))
-        digests[name] = store.write(workspace.cube, "coarse", name, region, values)
-    return {"checksum": digests}
+        receipts.append(store.write(workspace.cube, "coarse", name, region, values))
+    return receipts
 
 
 def _samples(run: Run) -> dict[str, Any]:

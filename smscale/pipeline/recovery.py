@@ -310,10 +310,10 @@ def ingest_block(path: str, files: Files, window: Window, least: float) -> dict[
         "coarse/weight": np.isfinite(target).astype(np.float32)[None],
         "coarse/observation_time": observed[None],
     }
-    digests = {}
+    receipts = []
     for where, values in arrays.items():
         group, _, name = where.rpartition("/")
-        digests[where] = store.write(path, group, name, tuple(slice(0, n) for n in values.shape), values)
+        receipts.append(store.write(path, group, name, tuple(slice(0, n) for n in values.shape), values))
     unknown = upscale(altitude, grid, 0.0).isnull().values
     counts = {
         "coarse_cells": target.size,
@@ -323,7 +323,7 @@ def ingest_block(path: str, files: Files, window: Window, least: float) -> dict[
         "coarse_cells_empty": int((fraction == 0).sum()),
         "fine_cells_at_sea_level": int((unknown & np.isfinite(truth)).sum()),
     }
-    return {"checksum": digests, "counts": counts}
+    return {"written": receipts, "counts": counts}
 
 
 def _problems(counts: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -492,10 +492,12 @@ def close_block(root: str, name: str, window: Window, least: float, bounds: tupl
     status[valid & ~known] |= np.uint32(Status.CLOSURE_NOT_APPLIED)
     status[valid & ((closed < bounds[0]) | (closed > bounds[1]))] |= np.uint32(Status.CLIPPED)
     region = (slice(0, 1), *(slice(0, n) for n in values.shape))
-    written = np.clip(closed, *bounds).astype(np.float32)[None]
-    digest = store.write(workspace.maps_path, "", f"soil_moisture_{name}{CLOSURE}", region, written)
-    store.write(workspace.maps_path, "", f"status_{name}{CLOSURE}", region, status[None])
-    return {"checksum": digest, "counts": status_counts(status) | {"valid": int(valid.sum())}}
+    clipped = np.clip(closed, *bounds).astype(np.float32)[None]
+    receipts = [
+        store.write(workspace.maps_path, "", f"soil_moisture_{name}{CLOSURE}", region, clipped),
+        store.write(workspace.maps_path, "", f"status_{name}{CLOSURE}", region, status[None]),
+    ]
+    return {"written": receipts, "counts": status_counts(status) | {"valid": int(valid.sum())}}
 
 
 # -- evaluate -----------------------------------------------------------------------------------
