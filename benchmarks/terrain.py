@@ -1,9 +1,16 @@
-"""Slope and aspect of a 1 degree tile of 1 second, against xarray-spatial and Horn in NumPy."""
+"""Slope and aspect of a 1 degree tile of 1 second, alone and reduced to 1 km, against xarray-spatial, gdaldem and Horn in NumPy.
+
+Everything runs on one thread: a dask worker has one, and none of these kernels starts more. gdaldem reads and writes its files
+(uncompressed, from the page cache), as whoever uses it must.
+"""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -11,9 +18,11 @@ import xarray as xr
 from benchmarks.timing import medians, missing, report
 from smscale.cube import static_layers
 from smscale.features.terrain import terrain
+from smscale.features.upscale import upscale
 from smscale.grid import Grid, coords_of, grid_of
 
 SIZE = 3601
+REPEATS = 15
 
 
 def tile() -> xr.DataArray:
@@ -37,23 +46,53 @@ def numpy_horn(z: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
     return np.rad2deg(np.arctan(np.hypot(p, q))), np.rad2deg(np.arctan2(-p, q)) % 360
 
 
+def planar(dem: xr.DataArray, step: float = 30.0) -> xr.DataArray:
+    """The same elevations on a plane in metres."""
+    axes = {"y": -step * np.arange(SIZE), "x": step * np.arange(SIZE)}
+    return xr.DataArray(dem.values, axes, ("y", "x"), "elevation", {"res": (step, step)})
+
+
+def gdaldem_run(dem: xr.DataArray, folder: Path) -> Callable[[], object]:
+    """Both layers by gdaldem, files in and files out."""
+    import rasterio
+
+    path = folder / "dem.tif"
+    profile = {"height": SIZE, "width": SIZE, "count": 1, "dtype": "float32", "crs": "EPSG:32648"}
+    where = rasterio.transform.Affine(30, 0, 4e5, 0, -30, 3.4e6)
+    with rasterio.open(path, "w", driver="GTiff", transform=where, **profile) as file:
+        file.write(dem.values, 1)
+    commands = [["gdaldem", what, "-q", "-alg", "Horn", path, folder / f"{what}.tif"] for what in ("slope", "aspect")]
+    return lambda: [subprocess.run(command, check=True, capture_output=True) for command in commands]
+
+
 def main() -> None:
     """Time and print."""
     dem = tile()
+    plane = planar(dem)
     fine = Grid.latlon(102, 30, 103, 31)
-    runs: dict[str, Callable[[], object]] = {
-        "smscale terrain": lambda: terrain(dem),
-        "smscale terrain, then 0.01 degree means": lambda: static_layers(dem, fine),
-        "numpy Horn": lambda: numpy_horn(dem.values, 30.0),
-    }
-    if find_spec("xrspatial"):
-        import xrspatial
+    fused, ours = "smscale fused to 0.01 degree means", "smscale slope and aspect"
+    absent = missing("xrspatial")
+    with tempfile.TemporaryDirectory() as folder:
+        runs: dict[str, Callable[[], object]] = {
+            ours: lambda: terrain(plane),
+            "smscale the same on the ellipsoid": lambda: terrain(dem),
+            fused: lambda: static_layers(dem, fine),
+            "numpy Horn, planar": lambda: numpy_horn(dem.values, 30.0),
+        }
+        if not absent:
+            import xrspatial
 
-        plane = xr.DataArray(dem.values, {"y": -30.0 * np.arange(SIZE), "x": 30.0 * np.arange(SIZE)}, ("y", "x"))
-        plane.attrs["res"] = (30.0, 30.0)
-        runs["xarray-spatial slope and aspect, planar"] = lambda: (xrspatial.slope(plane), xrspatial.aspect(plane))
-    title = f"Slope and aspect of {SIZE} x {SIZE} float32"
-    report(title, medians(runs), "smscale terrain", 3 * dem.nbytes, missing("xrspatial"))
+            runs["xarray-spatial slope and aspect, planar"] = lambda: (xrspatial.slope(plane), xrspatial.aspect(plane))
+        if shutil.which("gdaldem"):
+            runs["gdaldem slope and aspect, with files"] = gdaldem_run(dem, Path(folder))
+        else:
+            absent.append("gdaldem")
+        seconds = medians(runs, REPEATS)
+        seconds |= medians({"smscale terrain, then upscale": lambda: upscale(terrain(dem), fine)}, REPEATS)
+    alone = {name: value for name, value in seconds.items() if name not in (fused, "smscale terrain, then upscale")}
+    report(f"Slope and aspect of {SIZE} x {SIZE} float32, one thread", alone, ours, 3 * dem.nbytes, absent)
+    reduced = {name: seconds[name] for name in (fused, "smscale terrain, then upscale", ours)}
+    report(f"Terrain of {SIZE} x {SIZE} reduced to 1 km, one thread", reduced, fused, dem.nbytes, [])
 
 
 if __name__ == "__main__":

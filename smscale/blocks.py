@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,14 @@ class Ledger:
         text = json.dumps(record)
         write_text(self._path(task.key), text)
         return json.loads(text)["result"]
+
+    def forget(self, prefix: str = "") -> None:
+        """Remove the records of all tasks whose keys begin so."""
+        if not prefix:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif self.folder.is_dir():
+            for record in self.folder.glob(f"{prefix.replace('/', '.')}*.json"):
+                record.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key.replace('/', '.')}.json"

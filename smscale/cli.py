@@ -1,4 +1,4 @@
-"""The command line: `smscale run RECIPE`, `smscale simulate WORLD OUT`."""
+"""The command line: `smscale init | fetch | run | simulate | inspect | verify | export`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from smscale import __version__
 from smscale.errors import RecipeError, SmscaleError
@@ -39,34 +40,101 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"smscale {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_init, _add_fetch, _add_run, _add_simulate, _add_inspect, _add_verify, _add_export):
+        add(commands)
+    return parser
 
+
+def _add_init(commands: Any) -> None:
+    init = commands.add_parser("init", help="write a recipe for a region and a period")
+    init.add_argument("name", help="name of the recipe, and of its results")
+    init.add_argument(
+        "--region", required=True, metavar="W,S,E,N", help="degrees (--region=-105,… if west), or a GeoJSON outline"
+    )
+    init.add_argument("--period", required=True, metavar="START,END", help="local days, as 2017-06-10,2017-11-30")
+    init.add_argument("--step", type=float, default=0.01, help="fine grid, degrees (default: 0.01)")
+    init.add_argument("--inputs", metavar="FOLDER", help="folder of the raw files (default: raw/NAME)")
+    init.add_argument("--out", metavar="FILE", help="the recipe to write (default: NAME.yaml)")
+    init.add_argument("--force", action="store_true", help="write over a file that is there")
+    init.set_defaults(command=_init)
+
+
+def _add_fetch(commands: Any) -> None:
+    fetch = commands.add_parser("fetch", help="download the raw files that a recipe lacks")
+    fetch.add_argument("recipe", help="a YAML recipe with `inputs:`")
+    fetch.add_argument("--into", metavar="FOLDER", help="where files go (default: the recipe's inputs)")
+    fetch.add_argument("--dry-run", action="store_true", help="only say what is missing and what it would cost")
+    fetch.add_argument("--jobs", type=int, default=4, help="downloads at a time (default: 4)")
+    fetch.add_argument("--dem", choices=("copernicus", "aster"), default="copernicus", help="source of elevation")
+    _add_settings(fetch)
+    _add_quiet(fetch)
+    fetch.set_defaults(command=_fetch)
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="run a recipe: raw files in, maps and report out")
     run.add_argument("recipe", help="a YAML recipe, as pipelines/demo.yaml")
     run.add_argument("--workspace", metavar="W", help="where results go (default: runs/NAME)")
-    run.add_argument(
-        "--cluster", default="local", metavar="WHERE", help="local (default), tcp://host:port or tls://host:port"
-    )
+    _add_cluster(run)
     run.add_argument("--only", choices=STAGES, metavar="STAGE", help=f"just this stage: {', '.join(STAGES)}")
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a value of the recipe, as fusion.holdout=0.2",
-    )
+    _add_settings(run)
     run.add_argument("--fresh", action="store_true", help="forget what an earlier run finished")
-    run.add_argument("--quiet", action="store_true", help="no progress bars")
+    _add_quiet(run)
     run.set_defaults(command=_run)
 
+
+def _add_simulate(commands: Any) -> None:
     simulate = commands.add_parser("simulate", help="write a nature run: product files with the 1 km truth beside them")
     simulate.add_argument("world", help="a YAML world, as pipelines/worlds/demo.yaml")
     simulate.add_argument("out", help="the folder to write")
-    simulate.add_argument(
-        "--cluster", default="local", metavar="WHERE", help="local (default), tcp://host:port or tls://host:port"
-    )
-    simulate.add_argument("--quiet", action="store_true", help="no progress bars")
+    _add_cluster(simulate)
+    _add_quiet(simulate)
     simulate.set_defaults(command=_simulate)
-    return parser
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser("inspect", help="what a workspace holds: arrays, sizes, coverage by month")
+    inspect.add_argument("workspace", help="the folder of a run")
+    inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.add_argument("--quick", action="store_true", help="without reading the data: no coverage by month")
+    _add_quiet(inspect)
+    inspect.set_defaults(command=_inspect)
+
+
+def _add_verify(commands: Any) -> None:
+    verify = commands.add_parser("verify", help="check every finished block against its checksum")
+    verify.add_argument("workspace", help="the folder of a run")
+    verify.add_argument("--repair", action="store_true", help="let the next run do the damaged blocks again")
+    _add_quiet(verify)
+    verify.set_defaults(command=_verify)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="maps or predictors as GeoTIFF, NetCDF, or CSV at points and polygons")
+    export.add_argument("workspace", help="the folder of a run")
+    export.add_argument("--what", required=True, metavar="NAME", help="a map or predictor; final is the final map")
+    export.add_argument("--format", choices=("geotiff", "netcdf", "csv"), default="geotiff", help="(default: geotiff)")
+    export.add_argument("--period", metavar="START,END", help="local days, both included")
+    export.add_argument("--region", metavar="W,S,E,N", help="degrees (--region=-105,… if west)")
+    export.add_argument("--points", metavar="FILE", help="CSV with id, lon, lat (for csv)")
+    export.add_argument("--polygons", metavar="FILE", help="GeoJSON (for csv)")
+    export.add_argument("--out", metavar="FOLDER", help="where files go (default: W/exports/NAME)")
+    _add_quiet(export)
+    export.set_defaults(command=_export)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    where = "local (default), tcp://host:port or tls://host:port"
+    parser.add_argument("--cluster", default="local", metavar="WHERE", help=where)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    what = "replace a value of the recipe, as fusion.holdout=0.2"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=what)
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -100,6 +168,71 @@ def _simulate(options: argparse.Namespace) -> int:
         progress=not options.quiet,
         say=sys.stdout.write,
     )
+    return 0
+
+
+def _init(options: argparse.Namespace) -> int:
+    from smscale.pipeline.init import init
+
+    where = {"step": options.step, "inputs": options.inputs, "out": options.out, "force": options.force}
+    init(options.name, options.region, options.period, **where, say=sys.stdout.write)
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from smscale import config
+    from smscale.pipeline.fetch import fetch
+
+    return fetch(
+        config.read(options.recipe, options.set),
+        Path(options.into) if options.into else None,
+        dry_run=options.dry_run,
+        jobs=options.jobs,
+        dem=options.dem,
+        progress=not options.quiet,
+        say=sys.stdout.write,
+    ).exit_code
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    import json
+
+    from smscale.inspect import inspect
+    from smscale.workspace import open_workspace
+
+    facts = inspect(open_workspace(options.workspace), quick=options.quick, progress=not options.quiet)
+    sys.stdout.write(json.dumps(facts.to_dict(), indent=1) + "\n" if options.json else facts.text)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from smscale.verify import repair, verify
+    from smscale.workspace import open_workspace
+
+    workspace = open_workspace(options.workspace)
+    found = verify(workspace, progress=not options.quiet)
+    sys.stdout.write(found.text)
+    if options.repair and found.defects:
+        sys.stdout.write(repair(workspace, found).text)
+    return found.exit_code
+
+
+def _export(options: argparse.Namespace) -> int:
+    from smscale import exports
+    from smscale.workspace import open_workspace
+
+    done = exports.export(
+        open_workspace(options.workspace),
+        options.what,
+        options.format,
+        out=Path(options.out) if options.out else None,
+        period=options.period,
+        region=options.region,
+        points=options.points,
+        polygons=options.polygons,
+        progress=not options.quiet,
+    )
+    sys.stdout.write(done.text)
     return 0
 
 

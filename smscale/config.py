@@ -39,8 +39,8 @@ class Chunks:
     """Cells of one chunk along time, lat and lon, and chunks of one shard along each: a shard is one block of work."""
 
     time: int = 1
-    lat: int = 100
-    lon: int = 100
+    lat: int = 300
+    lon: int = 300
     shard: tuple[int, int, int] = (10, 1, 1)
 
     @property
@@ -54,8 +54,11 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Smap:
+    """errors : of a retrieval, m3 m-3, by flag, for `weighted` (its weight is 1 / error^2, of the largest that applies)."""
+
     quality: Literal["strict", "paper", "weighted"] = "paper"
     algorithm: Literal["dca", "scav", "scah"] | None = None
+    errors: Mapping[str, float] = field(default_factory=lambda: {"recommended": 0.04, "not_recommended": 0.08})
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,16 @@ class Modis:
 class Match:
     """How fine predictors and 36 km retrievals meet.
 
-    min_valid_fraction holds for every predictor but LST, which clouds hide: that has its own.
+    space : "area", the exact area-weighted mean of a coarse cell; "nearest", the fine cell nearest its centre
+    min_valid_fraction : for every predictor but LST, which clouds hide: that has its own
+    tolerance_hours : how far apart an LST view and the retrieval that it is matched with may be (06:00 and 01:30, 18:00 and
+        13:30 local solar time are 4.5 h)
     """
 
+    space: Literal["area", "nearest"] = "area"
     min_valid_fraction: float = 0.5
     min_lst_valid_fraction: float = 0.5
+    tolerance_hours: float = 8.0
     exclude_land_cover: tuple[int, ...] = (schema.URBAN, schema.SNOW_ICE, schema.WATER)
 
 
@@ -149,6 +157,7 @@ LEAST = {
     "fusion.idw_neighbours": 1,
     "fusion.idw_power": 0,
     "fusion.tolerance_hours": 0,
+    "match.tolerance_hours": 0,
     "resources.workers": 1,
 }
 
@@ -168,7 +177,9 @@ class Recipe:
     seed: int = 0
     grid: GridSpec = GridSpec()
     chunks: Chunks = Chunks()
-    smap: Smap = Smap()
+    products: Mapping[str, str] = field(default_factory=dict)
+    stations: Mapping[str, Any] | None = None
+    smap: Smap = field(default_factory=Smap)
     modis: Modis = Modis()
     predictors: tuple[str, ...] = schema.PAPER_PREDICTORS
     match: Match = Match()
@@ -277,9 +288,12 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise wrong
         return build(typing.cast(type, hint), value, where, f"{key}.")
-    if origin is not None:  # a Mapping of model settings: values are checked by the model
+    if origin is not None:
         if not isinstance(value, Mapping):
             raise wrong
+        if args[1] in (str, float, Any):
+            return {str(k): _convert(args[1], v, where, f"{key}.{k}") for k, v in value.items()}
+        # Model settings: the values are checked by the model.
         for name, settings in value.items():
             if not isinstance(settings or {}, Mapping):
                 raise RecipeError(f"{where}: key {key}.{name}: found {settings!r}, expected keys and values")

@@ -82,7 +82,14 @@ VARIABLES: dict[str, Variable] = {
             kind="direction",
             cadence="static",
         ),
+        Variable("northness", "cosine of aspect, averaged by area", "1", -1, 1, cadence="static"),
+        Variable("eastness", "sine of aspect, averaged by area", "1", -1, 1, cadence="static"),
         Variable("land_cover", "IGBP land cover class", "1", 1, 17, kind="class", cadence="annual"),
+        Variable("forest_fraction", "share of forest (IGBP 1 to 5)", "1", 0, 1, cadence="annual"),
+        Variable("shrub_fraction", "share of shrubland (IGBP 6, 7)", "1", 0, 1, cadence="annual"),
+        Variable("grass_fraction", "share of savanna and grassland (IGBP 8 to 10)", "1", 0, 1, cadence="annual"),
+        Variable("crop_fraction", "share of cropland (IGBP 12, 14)", "1", 0, 1, cadence="annual"),
+        Variable("bare_fraction", "share of bare ground (IGBP 16)", "1", 0, 1, cadence="annual"),
         # MOD11 user guide: valid LST 7500..65535 x 0.02 K; 200..350 K is what the land surface reaches.
         Variable("lst", "land surface temperature", "K", 200, 350, standard_name="surface_temperature"),
         Variable("lst_view_time", "local solar time of the LST view", "hour", 0, 24),
@@ -121,7 +128,16 @@ CADENCES: dict[str, tuple[str, ...]] = {
     "overpass": ("lst", "lst_view_time"),
     "eight_day": ("et",),
     "sixteen_day": ("ndvi", "evi"),
-    "static": ("elevation", "slope", "aspect"),
+    "static": ("elevation", "slope", "aspect", "northness", "eastness"),
+}
+
+#: IGBP classes of each land cover fraction.
+FRACTIONS: dict[str, tuple[int, ...]] = {
+    "forest_fraction": (1, 2, 3, 4, 5),
+    "shrub_fraction": (6, 7),
+    "grass_fraction": (8, 9, 10),
+    "crop_fraction": (12, 14),
+    "bare_fraction": (16,),
 }
 
 #: IGBP classes of MCD12Q1 (MCD12 user guide, table 3), 1 to 17.
@@ -135,6 +151,8 @@ URBAN, SNOW_ICE, BARREN, WATER = 13, 15, 16, 17
 LAND_COVER_FILL = 255
 
 OVERPASSES = ("AM", "PM")
+#: Coordinates of the overpass steps beside time.
+STEP_COORDINATES = ("overpass", "local_date", "day_sequence", "day_of_year")
 #: Local solar hours of SMAP's equator crossings.
 OVERPASS_HOURS = {"AM": 6.0, "PM": 18.0}
 

@@ -116,6 +116,60 @@ def create(
     )
 
 
+def extend(url: str | Path, group: str, tail: xr.Dataset, dim: str = "time") -> None:
+    """Make the arrays of a group longer along a dimension, hidden until `publish`: readers see the old length until then.
+
+    Parameters
+    ----------
+    tail : what follows: lazy variables lay out, in-memory ones (coordinates) are written now. Every array along `dim` must be in it
+    """
+    tail = tail.drop_vars([name for name, variable in tail.variables.items() if dim not in variable.dims])
+    tail = tail.assign_coords({n: v.astype(object) for n, v in tail.coords.items() if v.dtype.kind == "U"})
+    for variable in tail.variables.values():
+        variable.encoding.clear()
+    tail.to_zarr(
+        _Unfinished(base(url)),  # type: ignore[arg-type]
+        group=group,
+        mode="a",
+        append_dim=dim,
+        compute=False,
+        consolidated=False,
+        safe_chunks=False,
+    )
+
+
+def groups(url: str | Path) -> list[str]:
+    """Paths of the groups that hold arrays, finished or not."""
+    root = zarr.open_group(store=_Unfinished(base(url)), mode="r")
+    return sorted(
+        {path.rpartition("/")[0] for path, item in root.members(max_depth=None) if isinstance(item, zarr.Array)}
+    )
+
+
+def arrays(url: str | Path, group: str) -> list[str]:
+    """Names of the arrays of a group, finished or not."""
+    found = zarr.open_group(store=_Unfinished(base(url)), path=group, mode="r")
+    return sorted(name for name, _ in found.arrays())
+
+
+def discard(url: str | Path, group: str) -> None:
+    """Forget what was begun on the finished arrays of a group (`extend`, `create`) and never published."""
+    store = base(url)
+    for name in sync(_members(store, group)):
+        path = _path(group, name)
+        if exists(url, group, name):
+            sync(store.delete(f"{path}/{UNFINISHED}"))
+
+
+def shape(url: str | Path, group: str, name: str, unfinished: bool = True) -> tuple[int, ...]:
+    """Shape of one array, as it will be published, or as it is (`unfinished=False`); empty where there is none."""
+    store = _Unfinished(base(url)) if unfinished else base(url)
+    try:
+        return tuple(zarr.open_array(store=store, path=_path(group, name), mode="r").shape)
+    except (FileNotFoundError, zarr.errors.NodeNotFoundError):
+        return ()
+
+
 def empty(shape: Sequence[int], dtype: Any, fill: Any = np.nan) -> dask.array.Array:
     """A lazy array to lay out in a template: no memory, no tasks worth the name."""
     return dask.array.full(tuple(shape), fill, dtype=dtype, chunks=tuple(shape))
@@ -249,7 +303,7 @@ def sweep(url: str | Path) -> int:
 
 def checksum(values: np.ndarray) -> str:
     """BLAKE2b-128 of the values' bytes; NaNs count as they lie."""
-    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(values).view(np.uint8).data, digest_size=16).hexdigest()
 
 
 def fingerprint(*parts: Any) -> str:
@@ -259,7 +313,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def remove(url: str | Path, group: str) -> None:
-    """Remove a group and all that is in it."""
+    """Remove a group, or an array, and all that is in it."""
     _delete(base(url), group)
 
 

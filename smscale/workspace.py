@@ -66,17 +66,27 @@ class Workspace:
         prepared = self._json(self.root / "ledger" / f"{stage}.prepared.json")
         return prepared is None or prepared["fingerprint"] != fingerprint
 
+    def base(self, stage: str) -> str:
+        """Fingerprint of what the blocks of a stage share, as they were made last; empty where there is none."""
+        prepared = self._json(self.root / "ledger" / f"{stage}.prepared.json") or {}
+        return str(prepared.get("base", ""))
+
+    def unfinish(self, stage: str) -> None:
+        """Forget that a stage is finished; its blocks stay."""
+        (self.root / "ledger" / f"{stage}.json").unlink(missing_ok=True)
+
     def forget(self, stage: str) -> None:
         """Remove what a stage made, and every record of it: first that it is finished, last its blocks."""
-        for suffix in (".json", ".prepared.json"):
-            (self.root / "ledger" / f"{stage}{suffix}").unlink(missing_ok=True)
+        self.unfinish(stage)
+        (self.root / "ledger" / f"{stage}.prepared.json").unlink(missing_ok=True)
         for name in PRODUCTS.get(stage, ()):
             remove(self.root / name)
-        shutil.rmtree(self.root / "ledger" / stage, ignore_errors=True)
+        self.ledger(stage).forget()
 
-    def prepared(self, stage: str, fingerprint: str) -> None:
+    def prepared(self, stage: str, fingerprint: str, base: str = "") -> None:
         """Enter that a stage's empty arrays stand: an interrupted stage goes on from here."""
-        write_text(self.root / "ledger" / f"{stage}.prepared.json", json.dumps({"fingerprint": fingerprint}))
+        record = {"fingerprint": fingerprint, "base": base}
+        write_text(self.root / "ledger" / f"{stage}.prepared.json", json.dumps(record))
 
     @staticmethod
     def _json(path: Path) -> dict[str, Any] | None:
@@ -139,6 +149,8 @@ class Workspace:
             if store.exists(self.cube, f"fine/{cadence}"):
                 cube = store.open_group(self.cube, f"fine/{cadence}")
                 groups[cadence] = _labelled(cube["values"]).assign_attrs(cube.attrs)
+        if "overpass" in groups and store.exists(self.cube, NEWEST):
+            groups["overpass"] = _followed(groups["overpass"], _labelled(store.open_group(self.cube, NEWEST)["values"]))
         return groups
 
     @property
@@ -177,8 +189,8 @@ class Workspace:
     @cached_property
     def steps(self) -> xr.Dataset:
         """The overpass steps: coordinates time, overpass, local_date, day_sequence, day_of_year."""
-        cube = store.open_group(self.cube, "fine/overpass")
-        return cube.drop_vars([n for n in cube.variables if n not in ("time", *STEP_COORDINATES)])
+        cube = self.fine["overpass"]
+        return cube.drop_vars([n for n in cube.variables if n not in ("time", *schema.STEP_COORDINATES)])
 
     def predictors(self, time: Any = None) -> xr.DataArray:
         """The lazy (time, lat, lon, variable) view of the recipe's predictors, each cadence matched to the overpass steps.
@@ -197,7 +209,8 @@ class Workspace:
         return stacked.transpose("time", "lat", "lon", "variable").rename("predictors").drop_attrs(deep=False)
 
 
-STEP_COORDINATES = ("overpass", "local_date", "day_sequence", "day_of_year")
+#: Group of the overpass cube, and of its newest days, which join it when they fill a shard.
+OVERPASS, NEWEST = "fine/overpass", "fine/overpass_newest"
 
 #: What each stage leaves beside the cube, in the order in which it goes: what makes the rest look finished goes first.
 PRODUCTS: dict[str, tuple[str, ...]] = {
@@ -236,32 +249,61 @@ def _labelled(values: xr.DataArray) -> xr.Dataset:
     return data.assign({str(n): data[n].assign_attrs(schema.VARIABLES[str(n)].attrs) for n in data.data_vars})
 
 
+def _followed(steps: xr.Dataset, newest: xr.Dataset) -> xr.Dataset:
+    """Steps and the newest after them; of those that have just joined the others none twice."""
+    late = newest.isel(time=newest["time"].values > steps["time"].values[-1])
+    return xr.concat([steps, late], dim="time", data_vars="minimal", coords="minimal", combine_attrs="override")
+
+
+#: Predictors that are no fields: they come from the cells and the steps themselves.
+COORDINATES = ("longitude", "latitude", "day_sequence", "overpass")
+
+
+def field_planes(workspace: Workspace, name: str) -> xr.DataArray:
+    """The planes of one predictor as the cube holds them, lazy: (time | year, lat, lon), or (lat, lon) of what stays."""
+    if name == "land_cover":
+        return workspace.land_cover
+    if name in schema.FRACTIONS:
+        shares = store.open_group(workspace.cube, "fine/land_cover")["land_cover_fraction"]
+        chosen = shares.sel(igbp_class=list(schema.FRACTIONS[name]))
+        known = (chosen != schema.LAND_COVER_FILL).all("igbp_class")
+        return (chosen.astype(np.float32).sum("igbp_class") / np.float32(100)).where(known).rename(name)
+    return workspace.fine[schema.VARIABLES[name].cadence][name]
+
+
+def plane_index(workspace: Workspace, name: str, steps: xr.Dataset, never_later: bool) -> np.ndarray:
+    """(t,) which plane of `field_planes` serves each overpass step; -1 where none does.
+
+    A composite or a year's land cover serves the steps nearest to it; with `never_later` only once it is over.
+    """
+    planes = field_planes(workspace, name)
+    if "year" in planes.dims:
+        held, now = planes["year"].values[None, :], steps["local_date"].dt.year.values[:, None]
+        away = np.abs(held - now).astype(np.float64)
+        if never_later:  # a year's map is known when the year is over
+            away[np.broadcast_to(held >= now, away.shape)] = np.inf
+        return np.where(np.isfinite(away.min(axis=1)), away.argmin(axis=1), -1)
+    if schema.VARIABLES[name].cadence == "overpass":
+        return np.searchsorted(planes["time"].values, steps["time"].values)
+    return schema.composite_index(planes, steps["time"].values, never_later)
+
+
 def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_later: bool) -> xr.DataArray:
     """One predictor, lazy, broadcastable against (time, lat, lon) of the steps."""
-    static = workspace.fine["static"]
     if name in ("longitude", "latitude"):
-        axis = static["lon" if name == "longitude" else "lat"]
+        axis = workspace.fine["static"]["lon" if name == "longitude" else "lat"]
         return axis.drop_vars("spatial_ref", errors="ignore").astype(np.float32)
     if name == "day_sequence":
         return steps["day_sequence"].astype(np.float32).reset_coords(drop=True)
     if name == "overpass":
         return (steps["overpass"] == "PM").astype(np.float32).reset_coords(drop=True)
+    planes = field_planes(workspace, name).reset_coords(drop=True)
+    leading = planes.dims[0]
+    if leading == "lat":
+        return planes
+    pick = plane_index(workspace, name, steps, never_later)
+    chosen = planes.isel({leading: xr.DataArray(np.maximum(pick, 0), dims="time")})
+    chosen = chosen.drop_vars("year", errors="ignore").assign_coords(time=steps["time"].values)
     if name == "land_cover":
-        years = workspace.land_cover
-        held, now = years["year"].values[None, :], steps["local_date"].dt.year.values[:, None]
-        away = np.abs(held - now).astype(np.float64)
-        if never_later:  # a year's map is known when the year is over
-            away[np.broadcast_to(held >= now, away.shape)] = np.inf
-        pick, known = away.argmin(axis=1), np.isfinite(away.min(axis=1))
-        chosen = years.isel(year=xr.DataArray(pick, dims="time")).assign_coords(time=steps["time"].values)
-        valid = (chosen != schema.LAND_COVER_FILL) & xr.DataArray(known, dims="time")
-        return chosen.where(valid).astype(np.float32).reset_coords(drop=True)
-    cadence = schema.VARIABLES[name].cadence
-    plane = workspace.fine[cadence][name].reset_coords(drop=True)
-    if cadence == "static":
-        return plane
-    if cadence == "overpass":
-        return plane.sel(time=steps["time"]).reset_coords(drop=True)
-    pick = schema.composite_index(workspace.fine[cadence], steps["time"].values, never_later)
-    chosen = plane.isel(time=np.maximum(pick, 0)).assign_coords(time=steps["time"].values)
-    return chosen.where(xr.DataArray(pick >= 0, dims="time")).reset_coords(drop=True)
+        chosen = chosen.where(chosen != schema.LAND_COVER_FILL).astype(np.float32)
+    return chosen if (pick >= 0).all() else chosen.where(xr.DataArray(pick >= 0, dims="time"))

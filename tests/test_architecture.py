@@ -14,9 +14,9 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 #: Values and kernels at the bottom; the engine and the store above them; rooms above those; the order of rooms on top.
 VALUES = {"errors", "grid", "sinusoidal", "schema"}
-GROUND = {"kernels", "store", "blocks"}
-ROOMS = {"sources", "cube", "features", "models", "fusion", "evaluate", "simulate"}
-TOP = {"workspace", "config", "cluster", "pipeline", "cli", "__init__"}
+GROUND = {"kernels", "store", "store_inspection", "blocks"}
+ROOMS = {"sources", "cube", "features", "models", "fusion", "evaluate", "simulate", "fetch", "export"}
+TOP = {"workspace", "config", "cluster", "pipeline", "cli", "__init__", "receipts", "exports", "verify", "inspect"}
 
 #: Libraries that stay in their room.
 KEPT_IN = {
@@ -29,7 +29,9 @@ KEPT_IN = {
     "matplotlib": {"evaluate"},
     "h5py": {"sources", "simulate"},
     "pyhdf": {"sources", "simulate"},
-    "rasterio": {"sources", "simulate"},
+    "requests": {"fetch"},
+    "rasterio": {"sources", "simulate", "export"},
+    "netCDF4": {"export"},
     "zarr": {"store"},
     "distributed": {"cluster", "blocks"},
 }
@@ -70,6 +72,10 @@ def test_imports_run_one_way(path: Path) -> None:
         **dict.fromkeys(GROUND, VALUES | GROUND),
         **{room: VALUES | GROUND | {room} for room in ROOMS},
         "workspace": VALUES | GROUND,
+        "receipts": VALUES | GROUND | {"workspace"},
+        "exports": VALUES | GROUND | {"workspace", "receipts", "export"},
+        "verify": VALUES | GROUND | {"workspace", "receipts", "models"},
+        "inspect": VALUES | GROUND | {"workspace", "receipts", "verify"},
         "config": VALUES,
         "cluster": VALUES,
     }.get(here)

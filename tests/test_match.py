@@ -1,13 +1,17 @@
 """Granules on overpass steps, coarse cells as training samples."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smscale import schema
 from smscale.errors import InputError
-from smscale.features.match import sample_table, season, smap_steps, zone
+from smscale.features.match import concat_samples, left_out, lst_utc, sample_table, season, smap_steps, zone
 
 LON = np.array([89.9, 90.1, 103.0, 179.0])
 LAT = np.array([31.0, 30.5])
@@ -241,10 +245,143 @@ def test_no_sample_at_all_is_an_empty_table_and_a_flow_that_says_where():
     assert flow["lst"] == flow["samples"] == 0
 
 
+def test_a_recipe_without_overpass_or_elevation_still_tells_them():
+    table, _ = sample_table(coarse(), ("lst", "ndvi"))
+    assert table["overpass"].tolist() == ([0] * 8 + [1] * 8) * 3
+    assert set(table["zone"]) <= {"NW", "SE"}
+
+
+def test_reasons_and_samples_sum_to_all():
+    ds = timed()
+    ds["observation_time"][0, 0, 0] = np.datetime64("NaT", "ns")
+    ds["weight"][1, 0, :3] = 0
+    ds["land_cover"][1, 3] = schema.WATER
+    ds["lst"][2, 0] = np.nan
+    ds["ndvi"][5, 0, 0] = np.nan
+    table, flow = sample_table(ds, tolerance_hours=4.6)
+    reasons = left_out(flow)
+    assert list(reasons) == [
+        "not seen by SMAP", "retrieval refused or missing", "land cover left out", "no LST (cloud)",
+        "LST too far in time", "another predictor missing",
+    ]  # fmt: skip
+    assert sum(reasons.values()) + len(table) == flow["all"] == 48
+    assert reasons["no LST (cloud)"] == 4
+    assert all(count > 0 for count in reasons.values())
+
+
+# -- times --------------------------------------------------------------------------------------
+
+
+def test_lst_time_of_night_and_day_by_hand():
+    """103 E is 6 h 52 min ahead of UTC."""
+    found = lst_utc([[1.5, 23.5, -0.5, 13.5]], "2017-07-02", [["AM", "AM", "AM", "PM"]], 103.0)
+    assert found.astype("datetime64[m]").astype(str).tolist() == [
+        ["2017-07-01T18:38", "2017-07-01T16:38", "2017-07-01T16:38", "2017-07-02T06:38"]
+    ]
+
+
+def test_lst_time_without_a_view_is_not_a_time():
+    assert np.isnat(lst_utc([np.nan, 1.5], "2017-07-02", "AM", 103.0)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("lon", [-179.9, -30.0, 89.9, 90.1, 103.0, 179.0, 190.0])
+@pytest.mark.parametrize(("overpass", "hour"), [("AM", 1.5), ("AM", 11.9), ("PM", 12.1), ("PM", 13.5)])
+def test_lst_time_lies_on_its_own_local_step(lon, overpass, hour):
+    utc = lst_utc(hour, "2017-07-02", overpass, lon)
+    date, is_pm = schema.local_step(utc, lon)
+    assert (str(date), bool(is_pm)) == ("2017-07-02", overpass == "PM")
+
+
+@given(hour=st.floats(12, 24), lon=st.floats(-180, 180))
+def test_the_evening_before_and_its_negative_hour_are_one_time(hour, lon):
+    evening, negative = lst_utc([hour, hour - 24], "2017-07-02", "AM", lon)
+    assert evening == negative < lst_utc(0.0, "2017-07-02", "AM", lon) + np.timedelta64(1, "s")
+
+
+def timed():
+    """SMAP at 06:00 and 18:00, LST at 01:30 and 13:30 local solar time: 4.5 hours away, but for two cells."""
+    ds = coarse()
+    shape = ds.lst.shape
+    hours = np.where(ds.overpass.values == "PM", 13.5, 1.5)[:, None, None]
+    ds["lst_view_time"] = (ds.lst.dims, np.broadcast_to(hours, shape).astype(np.float32).copy())
+    local = STEPS.local_date.values + np.where(STEPS.overpass.values == "PM", 18, 6) * np.timedelta64(1, "h")
+    solar = np.round(LON * 240).astype("timedelta64[s]")
+    ds["observation_time"] = (ds.lst.dims, np.broadcast_to(local[:, None, None] - solar, shape).copy())
+    ds["lst_view_time"][4, 1, 1] = 23.5  # the evening before: 6.5 hours
+    ds["lst_view_time"][4, 1, 2] = np.nan
+    return ds
+
+
+def test_hours_between_lst_and_soil_moisture_stand_in_the_table():
+    table, flow = sample_table(timed())
+    assert "time" not in flow
+    at = table.set_index(["time", "row", "col"])
+    fifth = pd.Timestamp(STEPS.time.values[4])
+    assert at.loc[(fifth, 1, 1), "lst_hours_away"] == pytest.approx(6.5, abs=1e-3)
+    assert np.isnan(at.loc[(fifth, 1, 2), "lst_hours_away"])
+    assert pd.isna(at.loc[(fifth, 1, 2), "lst_time"])
+    rest = at.drop([(fifth, 1, 1), (fifth, 1, 2)])
+    np.testing.assert_allclose(rest["lst_hours_away"], 4.5, atol=1e-3)
+    np.testing.assert_allclose((rest["observation_time"] - rest["lst_time"]) / pd.Timedelta("1h"), 4.5, atol=1e-3)
+
+
+@pytest.mark.parametrize(("tolerance", "left"), [(7.0, 47), (6.0, 46), (4.0, 0)])
+def test_lst_beyond_the_tolerance_is_sieved_and_counted(tolerance, left):
+    table, flow = sample_table(timed(), tolerance_hours=tolerance)
+    assert list(flow) == ["all", "observed", "quality", "land_cover", "lst", "time", "predictors", "samples"]
+    assert flow["lst"] == 48
+    assert flow["time"] == len(table) == left  # of an LST without a time nobody knows
+
+
+def test_a_tolerance_without_times_is_refused():
+    with pytest.raises(InputError, match="lst_view_time and observation_time"):
+        sample_table(coarse(), tolerance_hours=3)
+
+
+def test_a_tolerance_means_nothing_to_a_recipe_without_lst():
+    _, flow = sample_table(timed(), ("ndvi",), tolerance_hours=1)
+    assert "time" not in flow
+    assert flow["samples"] == 48
+
+
+# -- slabs --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.sets(st.integers(1, 5)), seed=st.integers(0, 20))
+def test_slabs_put_together_equal_the_whole(cuts, seed):
+    ds = timed()
+    rng = np.random.default_rng(seed)
+    for name in ("soil_moisture", "lst", "ndvi"):
+        ds[name] = ds[name].where(rng.random(ds[name].shape) > 0.2)
+    ds["lst"][2] = np.nan  # a step without samples
+    stops = [0, *sorted(cuts), 6]
+    slabs = [sample_table(ds.isel(time=slice(a, b)), tolerance_hours=5) for a, b in pairwise(stops)]
+    table, flow = concat_samples(slabs)
+    expected, expected_flow = sample_table(ds, tolerance_hours=5)
+    pd.testing.assert_frame_equal(table, expected)
+    assert flow == expected_flow
+
+
+def test_slabs_without_any_sample_make_an_empty_table_with_its_columns():
+    ds = timed()
+    ds["lst"][:] = np.nan
+    table, flow = concat_samples([sample_table(ds.isel(time=[i])) for i in range(6)])
+    pd.testing.assert_frame_equal(table, sample_table(ds)[0])
+    assert (len(table), flow["samples"], flow["land_cover"]) == (0, 0, 48)
+
+
+def test_slabs_of_different_sieves_do_not_mix():
+    with pytest.raises(InputError, match="same fields and settings"):
+        concat_samples([sample_table(timed()), sample_table(timed(), tolerance_hours=5)])
+    with pytest.raises(InputError, match="at least one"):
+        concat_samples([])
+
+
 # -- groups -------------------------------------------------------------------------------------
 
 
 def test_seasons_and_zones():
     dates = [f"2017-{m:02d}-15" for m in range(1, 13)]
     assert season(dates).tolist() == ["winter"] * 2 + ["spring"] * 3 + ["summer"] * 3 + ["autumn"] * 3 + ["winter"]
-    assert zone([2999.9, 3000.0]).tolist() == ["SE", "NW"]
+    assert zone([2999.9, 3000.0, np.nan]).tolist() == ["SE", "NW", ""]

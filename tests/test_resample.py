@@ -1,9 +1,8 @@
-"""MODIS tiles and terrain on the fine grid, local days of LST views, composites nearest in time."""
+"""MODIS tiles on the fine grid, local days of LST views, composites nearest in time."""
 
 import numpy as np
 import pyproj
 import pytest
-import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,13 +12,10 @@ from smscale.cube import (
     lst_local_day_offset,
     sample_tiles,
     select_lst,
-    static_layers,
     tile_window,
 )
 from smscale.errors import InputError
-from smscale.features.terrain import terrain
-from smscale.features.upscale import upscale
-from smscale.grid import Grid, coords_of
+from smscale.grid import Grid
 
 SEAM = Grid.latlon(103.4, 29.8, 104.2, 30.2)  # around a tile corner
 TILES = ((26, 5), (26, 6), (27, 5), (27, 6))  # 103.92 cos(30) = 90: four tiles meet at 103.92 E 30 N
@@ -170,69 +166,6 @@ def test_a_genuine_lst_tile_lands_on_the_fine_grid(real):
     expected = lst[row - 9 * 1200, col - 14 * 1200]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert np.isfinite(found).any()
-
-
-# -- terrain on the fine grid -------------------------------------------------------------------
-
-
-def mountains(west, south, east, north, per_degree=400):
-    """An elevation model of its own coordinates: ridges that do not depend on the window."""
-    grid = Grid.latlon(west, south, east, north, step=1 / per_degree)
-    lon, lat = np.meshgrid(grid.lon, grid.lat)
-    z = 2000 + 900 * np.sin(lon * 37.0) * np.cos(lat * 53.0) + 150 * np.sin(lon * 311 + lat * 207)
-    return xr.DataArray(z.astype(np.float32), coords_of(grid), ("lat", "lon"), "elevation")
-
-
-GRID = Grid.latlon(102.0, 30.0, 102.6, 30.4)
-DEM = mountains(101.9, 29.9, 102.7, 30.5)
-
-
-def test_static_layers_are_terrain_first_then_averages():
-    found = static_layers(DEM, GRID)
-    slopes = upscale(terrain(DEM), GRID)
-    np.testing.assert_array_equal(found.slope, slopes.slope)
-    # Where directions nearly cancel, float32 unit vectors move their mean a little.
-    np.testing.assert_allclose(found.aspect, slopes.aspect, atol=2e-3)
-    np.testing.assert_array_equal(found.elevation, upscale(DEM, GRID))
-    assert found.slope.dims == ("lat", "lon")
-    assert found.attrs["crs"] == "EPSG:4326"
-    assert found.slope.attrs["units"] == "degree"
-
-
-def test_mean_of_fine_slopes_is_not_the_slope_of_the_mean():
-    coarse = terrain(static_layers(DEM, GRID).elevation)
-    assert float(static_layers(DEM, GRID).slope.mean()) > 1.5 * float(coarse.slope.mean())
-
-
-def test_blocks_equal_the_whole_bit_for_bit(monkeypatch):
-    whole = static_layers(DEM, GRID)
-    rows, cols = slice(7, 31), slice(20, 55)
-    block = GRID.window(rows, cols)
-    w, s, e, n = block.bounds
-    halo = DEM.sel(lat=slice(n + 0.004, s - 0.004), lon=slice(w - 0.004, e + 0.004))
-    xr.testing.assert_equal(static_layers(halo, block), whole.isel(lat=rows, lon=cols))
-    monkeypatch.setattr("smscale.cube.terrain._DEM_CELLS_AT_ONCE", 3000)
-    xr.testing.assert_identical(static_layers(DEM, GRID), whole)
-
-
-def test_a_lazy_elevation_model_gives_the_same():
-    xr.testing.assert_identical(static_layers(DEM.chunk(lat=50, lon=77), GRID), static_layers(DEM, GRID))
-
-
-def test_cells_beyond_the_elevation_model_are_missing():
-    found = static_layers(DEM, Grid.latlon(102.5, 30.0, 103.0, 30.4))
-    assert np.isfinite(found.slope[:, :19]).all()
-    assert np.isnan(found.elevation[:, 21:]).all()
-    assert np.isnan(found.aspect[:, 21:]).all()
-    with pytest.raises(InputError, match="does not meet"):
-        static_layers(DEM, Grid.latlon(10, 10, 11, 11))
-
-
-def test_flat_ground_has_elevation_and_slope_but_no_aspect():
-    found = static_layers(DEM * 0 + 500, GRID)
-    assert (found.elevation == 500).all()
-    assert (found.slope == 0).all()
-    assert found.aspect.isnull().all()
 
 
 # -- local days of LST --------------------------------------------------------------------------

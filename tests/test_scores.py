@@ -261,3 +261,69 @@ def test_correlation_of_a_constant_or_perfect_predictor():
     assert found.loc["flat", ["cc", "p"]].isna().all()
     assert found.loc["same", "cc"] == pytest.approx(1.0)
     assert found.loc["same", "p"] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "known"), [(0, False), (1, False), (2, False), (3, True)])
+def test_fewer_than_three_pairs_have_no_p_value(n, known):
+    rows = np.arange(5) < n
+    table = pd.DataFrame({"soil_moisture": [0.1, 0.3, 0.2, 0.4, 0.5], "ndvi": [1.0, 2.0, 4.0, 3.0, 5.0]})
+    found = correlations(table, "soil_moisture", ["ndvi"], {"few": rows}).iloc[0]
+    assert found["n"] == n
+    assert np.isfinite(found["p"]) == known
+
+
+@pytest.mark.parametrize("constant", [0.1, np.float32(287.3), 1e-9])
+def test_a_constant_that_binary_numbers_cannot_hold_has_no_correlation(constant):
+    table = pd.DataFrame({"soil_moisture": np.random.default_rng(0).random(31), "flat": constant})
+    found = correlations(table, "soil_moisture", ["flat"], series=None).iloc[0]
+    assert np.isnan(found["cc"])
+    assert np.isnan(found["p"])
+
+
+def series_table(phi, cells, steps, rng):
+    """Two unrelated AR(1) processes in each of some cells, rows shuffled."""
+    noise = rng.standard_normal((2, cells, steps)) * np.sqrt(1 - phi**2)
+    noise[..., 0] /= np.sqrt(1 - phi**2)
+    for t in range(1, steps):
+        noise[..., t] += phi * noise[..., t - 1]
+    cell, time = np.indices((cells, steps))
+    table = pd.DataFrame({"cell": cell.ravel(), "time": time.ravel(), "a": noise[0].ravel(), "b": noise[1].ravel()})
+    return table.sample(frac=1, random_state=0)
+
+
+def test_effective_size_of_autoregressive_series_is_bretherton_s():
+    table = series_table(0.8, 20, 2000, np.random.default_rng(0))
+    found = correlations(table, "a", ["b"], series=["cell"]).iloc[0]
+    assert found["n"] == 40_000
+    # 40 000 samples of a lag-1 correlation that is known to 0.003: n_effective to 2 %.
+    assert found["n_effective"] == pytest.approx(40_000 * (1 - 0.64) / (1 + 0.64), rel=0.03)
+
+
+def test_p_effective_rejects_unrelated_series_as_often_as_it_says():
+    """The plain p-value finds significance in most pairs of unrelated persistent series, the effective one in about 5 %."""
+    rng = np.random.default_rng(1)
+    found = pd.concat([correlations(series_table(0.9, 4, 150, rng), "a", ["b"], series=["cell"]) for _ in range(300)])
+    plain, effective = (found["p"] < 0.05).mean(), (found["p_effective"] < 0.05).mean()
+    assert plain > 0.4
+    assert 0.02 < effective < 0.11  # 15 of 300 expected, and estimates of r are somewhat low
+
+
+def test_effective_size_of_independent_samples_is_their_number():
+    table = series_table(0.0, 50, 100, np.random.default_rng(2))
+    found = correlations(table, "a", ["b"], series=["cell"]).iloc[0]
+    assert found["n_effective"] == pytest.approx(5000, rel=0.01)
+    assert found["p_effective"] == pytest.approx(found["p"], abs=0.01)
+
+
+def test_every_row_its_own_series_changes_nothing():
+    table = series_table(0.9, 4, 30, np.random.default_rng(2))
+    found = correlations(table, "a", ["b"], series=["cell", "time"]).iloc[0]
+    assert found["n_effective"] == found["n"]
+    assert found["p_effective"] == found["p"]
+
+
+def test_effective_size_of_nothing_is_nothing():
+    table = series_table(0.9, 4, 30, np.random.default_rng(2))
+    found = correlations(table, "a", ["b"], {"none": np.zeros(len(table))}, series=["cell"]).iloc[0]
+    assert found["n_effective"] == found["n"] == 0
+    assert np.isnan(found["p_effective"])

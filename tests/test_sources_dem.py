@@ -70,7 +70,7 @@ def test_srtm_equals_rasterio(real: Real, name: str, voids: int) -> None:
     np.testing.assert_array_equal(dem.values, np.where(raw == -32767, np.nan, raw))
     np.testing.assert_allclose(dem.lat[[0, -1]], lat, atol=1e-9)
     np.testing.assert_allclose(dem.lon[[0, -1]], lon, atol=1e-9)
-    assert dem.attrs["voids"] == voids
+    assert open_dem(real(f"dem/{name}.tif"), lazy=False).attrs["voids"] == voids
 
 
 @pytest.mark.real_data
@@ -152,7 +152,8 @@ def test_a_mosaic_of_tiles_is_the_big_tile_bit_for_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mosaic.values, big.values)
         np.testing.assert_allclose(mosaic.lat, big.lat, atol=1e-12)
         np.testing.assert_allclose(mosaic.lon, big.lon, atol=1e-12)
-    assert (mosaic.attrs["tiles"], mosaic.attrs["overlap_conflicts"]) == (4, 0)
+    assert (mosaic.attrs["tiles"], mosaic.attrs["holes"]) == (4, 0)
+    assert open_dem(paths, lazy=False).attrs["overlap_conflicts"] == 0
 
 
 def test_box_reads_the_same_pixels_as_cutting(tmp_path: Path) -> None:
@@ -167,11 +168,12 @@ def test_box_reads_the_same_pixels_as_cutting(tmp_path: Path) -> None:
 
 def test_a_hole_between_tiles_is_missing_and_a_conflict_is_counted(tmp_path: Path) -> None:
     paths, whole = four_tiles(tmp_path)
-    hole = open_dem(paths[:3])
+    hole = open_dem(paths[:3], lazy=False)
     assert np.isnan(hole.values[122:, 122:]).all()
-    assert hole.attrs["voids"] == 120 * 120
+    assert (hole.attrs["voids"], hole.attrs["holes"]) == (120 * 120, 120 * 120)
+    assert hole.attrs["hole_boxes"] == "W 103 S 30 E 104 N 31"
     write_tif(paths[3], whole[120:, 120:] + np.int16(1), 103 - STEP / 2, 31 + STEP / 2)
-    assert open_dem(paths).attrs["overlap_conflicts"] == 241
+    assert open_dem(paths, lazy=False).attrs["overlap_conflicts"] == 241
 
 
 def test_voids_are_missing_also_where_nodata_is_not_declared(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_broken_rasters_are_named(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", surface(121, 121), 102, 31)
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(InputError, match=r"a\.tif.*download it again"):
-        open_dem(path)
+        open_dem(path).load()
     bare = tmp_path / "bare.tif"
     with rasterio.open(bare, "w", driver="GTiff", height=2, width=2, count=1, dtype="int16") as file:
         file.write(np.ones((2, 2), np.int16), 1)

@@ -1,16 +1,29 @@
 """MODIS readers against pyhdf and hand arithmetic; tiles are made where no real file shows a case."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 from pyhdf.SD import SD, SDC
 
 from smscale import sinusoidal
 from smscale.errors import InputError
-from smscale.sources.modis import open_modis, quality_fields
+from smscale.kernels.lookup import decode
+from smscale.sources import codes, hdf_eos
+from smscale.sources.files import HDF_LOCK
+from smscale.sources.modis import (
+    composite_days,
+    open_modis,
+    pixel_counts,
+    quality_fields,
+    quality_meaning,
+    read_coded,
+    rejected_by,
+)
 
 Real = Callable[[str], Path]
 LST = "modis/MOD11A1.A2019305.h14v09.006.2019306084028.hdf"
@@ -26,6 +39,7 @@ def write_tile(
     scales: dict[str, float] | None = None,
     grids: int = 1,
     product: str = "",
+    period: tuple[str, str] | None = None,
 ) -> Path:
     """An HDF4-EOS tile with the given data sets; its grid is that of `tile`, whatever the name says."""
     rows, columns = next(iter(layers.values())).shape
@@ -45,6 +59,8 @@ def write_tile(
     file.attr("StructMetadata.0").set(SDC.CHAR, struct)
     if product:
         core = f'OBJECT = SHORTNAME\n NUM_VAL = 1\n VALUE = "{product}"\nEND_OBJECT = SHORTNAME\n'
+        for name, day in zip(("BEGINNING", "ENDING"), period or (), strict=False):
+            core += f'OBJECT = RANGE{name}DATE\n NUM_VAL = 1\n VALUE = "{day}"\nEND_OBJECT = RANGE{name}DATE\n'
         file.attr("CoreMetadata.0").set(SDC.CHAR, core)
     file.end()
     return path
@@ -69,7 +85,9 @@ def test_lst_equals_pyhdf(real: Real) -> None:
         dn = raw(real(LST), theirs)
         expected = np.where(dn == fill, np.nan, dn * scale).astype(np.float32)
         np.testing.assert_array_equal(ds[ours].values, expected)
-        assert ds[ours].attrs["pixels_fill"] == (dn == fill).sum()
+        valid = int((dn != fill).sum())
+        counts = pixel_counts(real(LST), "none")[ours]
+        assert counts == {"pixels": dn.size, "fill": dn.size - valid, "kept": valid}
     assert float(ds.lst_day.min()) > 250
     assert float(ds.lst_view_time_day.mean()) == pytest.approx(10.35, abs=0.1)  # Terra crosses at 10:30
     assert (ds.attrs["product"], ds.attrs["collection"], ds.attrs["date"]) == ("MOD11A1", "006", "2019-11-01")
@@ -84,7 +102,10 @@ def test_lst_quality_policies_follow_the_bits(real: Real) -> None:
     for policy, keep in accepted.items():
         ds = open_modis(real(LST), qc=policy)  # type: ignore[arg-type]
         np.testing.assert_array_equal(ds.lst_day.notnull(), keep & (dn != 0))
-        assert ds.lst_day.attrs["pixels_rejected"] == ((dn != 0) & ~keep).sum()
+        counts = pixel_counts(real(LST), policy)["lst_day"]  # type: ignore[arg-type]
+        assert counts["kept"] == ((dn != 0) & keep).sum()
+        assert counts["fill"] == (dn == 0).sum()
+        assert counts["pixels"] == sum(n for name, n in counts.items() if name != "pixels")
         np.testing.assert_array_equal(ds.lst_view_time_day.notnull(), ds.lst_day.notnull())
 
 
@@ -133,12 +154,9 @@ def test_a_cropped_tile_without_core_metadata_keeps_its_own_corners(real: Real) 
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    "name", ["MOD09GA.A2008296.h14v17.006.2015181011753.hdf", "VNP13A2.A2025009.h18v09.002.2025031192612.h5"]
-)
-def test_products_that_are_not_read_are_refused_with_those_that_are(real: Real, name: str) -> None:
-    with pytest.raises(InputError, match="supported are MOD11A1"):
-        open_modis(real(f"modis/{name}"))
+def test_a_product_that_is_not_read_is_refused_with_those_that_are(real: Real) -> None:
+    with pytest.raises(InputError, match=r"MOD09GA.*supported are MOD11A1[^\n]*$"):
+        open_modis(real("modis/MOD09GA.A2008296.h14v17.006.2015181011753.hdf"))
 
 
 @pytest.mark.real_data
@@ -179,9 +197,20 @@ def test_evapotranspiration_special_fills_are_missing(tmp_path: Path) -> None:
     ds = open_modis(path, qc="none")
     assert np.isnan(ds.et.values[0, :7]).all()
     np.testing.assert_allclose(ds.et.values[1, :3], [-0.5, 3270.0, 10.0], rtol=1e-6)
-    assert ds.et.attrs["pixels_fill"] == 7
+    fills = {"unclassified": 1, "urban": 1, "wetland": 1, "snow or ice": 1, "barren": 1, "water": 1}
+    counts = {"pixels": et.size, "fill": 1} | {f"fill: {meaning}": n for meaning, n in fills.items()}
+    assert pixel_counts(path, "none")["et"] == counts | {"kept": et.size - 7}
     assert ds.attrs["composite_days"] == 8
-    kept = open_modis(path, qc="strict").et.notnull().values[2, :5]
+    strict = open_modis(path, qc="strict").et.notnull().values
+    assert not strict[1, :2].any()  # no sum over 8 days is negative, or 3270 kg m-2
+    assert pixel_counts(path, "strict")["et"] == counts | {
+        "modland: other: back-up algorithm or fill": 1,
+        "cloud: cloudy": 1,
+        "confidence: not produced": 1,
+        "outside limits": 2,
+        "kept": et.size - 12,
+    }
+    kept = strict[2, :5]
     np.testing.assert_array_equal(kept, [False, False, True, False, True])
     np.testing.assert_array_equal(
         open_modis(path, qc="paper").et.notnull().values[2, :5], [True, False, True, False, True]
@@ -247,7 +276,11 @@ def test_metadata_and_name_must_agree_on_the_product(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\n<html><head>Earthdata Login", "web page"),
-        (b"\x89HDF\r\n\x1a\n", "not HDF4"),
+        (b"\x89HDF\r\n\x1a\n", "not HDF4 but HDF5"),
+        (b"PK\x03\x04", "not HDF4 but a zip archive"),
+        (b"\x1f\x8b\x08", "not HDF4 but gzip-compressed"),
+        (b"HTTP Basic: Access denied.", "server's answer"),
+        (b"\x00\x00\x00\x00", "not HDF4 \\(it starts with"),
         (b"\x0e\x03\x13\x01\x00", "truncated"),
     ],
 )
@@ -263,7 +296,8 @@ def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
 
 
 def test_quality_bytes_are_spelled_out() -> None:
-    said = quality_fields("MYD11A1", 0b10010001)
+    assert quality_fields is quality_meaning
+    said = quality_meaning("MYD11A1", 0b10010001)
     assert said == {
         "mandatory": "other quality",
         "data_quality": "good",
@@ -272,3 +306,220 @@ def test_quality_bytes_are_spelled_out() -> None:
     }
     with pytest.raises(InputError, match="no quality table"):
         quality_fields("MOD09GA", 0)
+
+
+def test_an_undefined_value_of_a_bit_field_says_so() -> None:
+    assert quality_meaning("MOD16A2GF", 0b11100000)["confidence"] == "undefined (7)"
+
+
+# -- as stored -------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", [LST, VI, CROP])
+@pytest.mark.parametrize("qc", ["strict", "paper", "none"])
+def test_coded_layers_decode_to_what_open_modis_gives(real: Real, name: str, qc: str) -> None:
+    tile, ds = read_coded(real(name), qc=qc), open_modis(real(name), qc=qc)  # type: ignore[arg-type]
+    assert set(tile.layers) == set(ds.data_vars)
+    for layer, coded in tile.layers.items():
+        assert coded.raw.dtype.kind == "u"
+        np.testing.assert_array_equal(decode(coded), ds[layer].values)
+    assert dict(tile.attrs) == ds.attrs
+    np.testing.assert_array_equal(tile.x, ds.x)
+    np.testing.assert_array_equal(tile.y, ds.y)
+
+
+@pytest.mark.real_data
+def test_no_more_is_read_than_the_names_need(real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = hdf_eos._Hdf4.read
+
+    def noting(self: hdf_eos._Hdf4, name: str, box: hdf_eos.Box | None = None) -> np.ndarray:
+        read.append(name)
+        return plain(self, name, box)
+
+    monkeypatch.setattr(hdf_eos._Hdf4, "read", noting)
+    tile = read_coded(real(LST), ("lst_night", "lst_view_time_night"))
+    assert sorted(read) == ["LST_Night_1km", "Night_view_time", "QC_Night"]
+    assert tile.layers["lst_night"].quality is tile.layers["lst_view_time_night"].quality
+    read.clear()
+    ds = open_modis(real(LST), qc="none")
+    assert read == []
+    np.testing.assert_array_equal(ds.lst_day.values, ds.lst_day.values)
+    assert read == ["LST_Day_1km"]
+    with pytest.raises(InputError, match="has no 'et'; MOD11A1 here has lst_day, lst_night"):
+        read_coded(real(LST), ["et"])
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", [LST, VI, CROP])
+def test_metadata_texts_are_those_of_pyhdf(real: Real, name: str) -> None:
+    file = SD(str(real(name)), SDC.READ)
+    attributes = file.attributes()
+    file.end()
+    with hdf_eos.opened(real(name), "HDF4") as ours:
+        for text in ("StructMetadata.0", "CoreMetadata.0", "ArchiveMetadata.0"):
+            assert ours.text(text) == attributes.get(text, "")
+
+
+@pytest.mark.real_data
+def test_a_tile_says_what_it_is(real: Real) -> None:
+    attrs = read_coded(real(VI)).attrs
+    assert {name: attrs[name] for name in ("product", "family", "sensor", "platform", "composite_days", "date")} == {
+        "product": "MOD13A2",
+        "family": "MxD13A2",
+        "sensor": "MODIS Terra",
+        "platform": "Terra",
+        "composite_days": 16,
+        "date": "2025-04-23",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sensor"),
+    [
+        ("MYD16A2.A2017161.h26v05.061.2017170000000.hdf", "MODIS Aqua"),
+        ("MOD16A2GF.A2017161.h26v05.061.2017170000000.hdf", "MODIS Terra"),
+        ("MYD16A2.A2017161.h26v05.006.2017170000000.hdf", "MODIS Aqua"),
+    ],
+)
+def test_the_sensor_follows_the_product(tmp_path: Path, name: str, sensor: str) -> None:
+    attrs = open_modis(write_tile(tmp_path / name, {"ET_500m": np.zeros((1200, 1200), np.int16)}), "none").attrs
+    assert (attrs["sensor"], attrs["collection"]) == (sensor, name.split(".")[3])
+
+
+def test_composites_of_aqua_run_over_the_new_year_and_others_end_with_it(tmp_path: Path) -> None:
+    assert [composite_days(day, 16) for day in ("2017-12-19", "2017-12-27", "2017-01-09")] == [13, 16, 16]
+    assert [composite_days(day, 8) for day in ("2016-12-26", "2017-12-27")] == [6, 5]
+    path = write_tile(
+        tmp_path / ET_NAME,
+        {"ET_500m": np.zeros((1200, 1200), np.int16)},
+        product="MOD16A2",
+        period=("2017-06-10", "2017-06-15"),
+    )
+    assert open_modis(path, "none").attrs["composite_days"] == 6
+
+
+# -- why pixels are missing ------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("qc", ["strict", "paper"])
+def test_reasons_partition_the_pixels(real: Real, qc: str) -> None:
+    words = raw(real(LST), "QC_Night")
+    found = rejected_by("MOD11A1", np.bincount(words.ravel(), minlength=256), qc)  # type: ignore[arg-type]
+    assert sum(found.values()) == words.size
+    mandatory, error = words & 3, words >> 6
+    assert found["mandatory: not produced: cloud"] == (mandatory == 2).sum()
+    if qc == "strict":
+        assert found["accepted"] == (mandatory == 0).sum()
+        assert found["mandatory: other quality"] == (mandatory == 1).sum()
+    else:
+        assert found["accepted"] == ((mandatory <= 1) & (error <= 1)).sum()
+        assert found["lst_error: at most 3 K"] == ((mandatory <= 1) & (error == 2)).sum()
+    tile = read_coded(real(LST), ["lst_night"], qc)  # type: ignore[arg-type]
+    assert rejected_by(tile, np.bincount(tile.layers["lst_night"].quality.ravel())) == found  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", list(codes.FAMILIES))
+@pytest.mark.parametrize("qc", ["strict", "paper", "none"])
+def test_every_quality_word_is_accepted_or_has_its_reason(family: str, qc: str) -> None:
+    spec = codes.FAMILIES[family]
+    which, names = codes.reasons(family, qc, 2)
+    for word in range(0, 1 << 16, 37):
+        fails = [
+            name
+            for name, allowed in spec.accept[qc].items()
+            if (word >> spec.fields[name].shift) & ((1 << spec.fields[name].bits) - 1) not in allowed
+        ]
+        assert names[which[word]].split(":")[0] == (fails[0] if fails else "accepted")
+    assert sum(rejected_by(family, np.ones(1 << 16, int), qc).values()) == 1 << 16  # type: ignore[arg-type]
+
+
+def test_a_histogram_of_another_shape_is_refused() -> None:
+    with pytest.raises(InputError, match="at most 65536 bins"):
+        rejected_by("MOD11A1", np.ones((2, 2)))
+    with pytest.raises(InputError, match="no quality table for 'MOD09GA'"):
+        rejected_by("MOD09GA", np.ones(4))
+
+
+# -- lazy ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+def test_values_are_read_where_they_are_indexed(real: Real) -> None:
+    whole = open_modis(real(LST)).load()
+    for window in (
+        {"y": slice(700, 20, -3), "x": [5, 9, 1100]},
+        {"y": 5, "x": slice(3, 3)},
+        {"y": slice(1199, None), "x": -1},
+        {"y": xr.DataArray([1, 2, 600], dims="point"), "x": xr.DataArray([3, 4, 700], dims="point")},
+    ):
+        xr.testing.assert_identical(open_modis(real(LST)).isel(window).load(), whole.isel(window))
+
+
+@pytest.mark.real_data
+def test_a_lazy_tile_pickles_small_and_its_chunks_load_in_threads(real: Real) -> None:
+    ds = open_modis(real(LST), qc="paper")
+    pickled = pickle.dumps(ds)
+    assert len(pickled) < 40_000  # coordinates 19 kB: no pixels, no open file
+    chunked = pickle.loads(pickled).chunk(y=500, x=700)
+    assert chunked.lst_day.chunks == ((500, 500, 200), (700, 500))
+    xr.testing.assert_identical(chunked.compute(scheduler="threads", num_workers=4), ds.load())
+
+
+@pytest.mark.real_data
+def test_engine_drops_variables_and_chunks(real: Real) -> None:
+    ds = xr.open_dataset(real(VI), engine="modis-hdf4", drop_variables=["evi"], chunks={})
+    assert set(ds.data_vars) == {"ndvi"}
+    assert ds.ndvi.chunks == ((1200,), (1200,))
+    assert "x" not in xr.open_dataset(real(VI), engine="modis-hdf4", drop_variables="x").coords
+    np.testing.assert_array_equal(ds.ndvi, open_modis(real(VI)).ndvi)
+
+
+@pytest.mark.real_data
+def test_pixels_that_are_broken_only_within_are_named_when_read(real: Real, tmp_path: Path) -> None:
+    content = bytearray(real(LST).read_bytes())
+    # the compressed LST_Day_1km lies in the file's first half: spoil some of it, keep every header
+    content[200_000:200_400] = bytes(400)
+    path = tmp_path / real(LST).name
+    path.write_bytes(content)
+    ds = open_modis(path)
+    with pytest.raises(InputError, match=r"cannot be read as HDF4 \([^\n]*\): download it again$") as caught:
+        _ = ds.lst_day.values
+    assert str(caught.value).startswith(str(path))
+    assert ds.lst_view_time_night.shape == (1200, 1200)
+    path.unlink()
+    with pytest.raises(InputError, match="there is no such file"):
+        _ = ds.lst_night.values
+
+
+@pytest.mark.real_data
+def test_no_file_stays_open_after_a_failure(real: Real, tmp_path: Path) -> None:
+    path = tmp_path / "MOD11A1.A2019305.h26v05.006.2019306084028.hdf"
+    path.write_bytes(real(LST).read_bytes())
+    with pytest.raises(InputError, match="h26v05"):
+        read_coded(path)
+    assert str(path) not in [file.path for file in psutil.Process().open_files()]
+    assert HDF_LOCK.acquire(blocking=False)
+    HDF_LOCK.release()
+
+
+# -- more bad input --------------------------------------------------------------------------------
+
+
+def test_data_sets_of_another_type_or_shape_are_refused(tmp_path: Path) -> None:
+    TYPES[np.dtype("float32")] = SDC.FLOAT32
+    path = write_tile(tmp_path / ET_NAME, {"ET_500m": np.zeros((1200, 1200), np.float32)})
+    with pytest.raises(InputError, match="ET_500m holds no integers"):
+        open_modis(path, "none")
+    layers = {"ET_500m": np.zeros((1200, 1200), np.int16), "ET_QC_500m": np.zeros((600, 600), np.uint8)}
+    path = write_tile(tmp_path / ET_NAME.replace("161.", "169."), layers)
+    with pytest.raises(InputError, match=r"ET_QC_500m has shape \(600, 600\), its grid \(1200, 1200\)"):
+        open_modis(path)
+
+
+def test_a_day_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = write_tile(tmp_path / ET_NAME.replace("2017161", "2017400"), {"ET_500m": np.zeros((1200, 1200), np.int16)})
+    with pytest.raises(InputError, match="holds no calendar date"):
+        open_modis(path, "none")

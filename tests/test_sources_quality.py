@@ -9,8 +9,16 @@ import pytest
 import xarray as xr
 
 from smscale.errors import InputError
-from smscale.sources.quality import flag_set, quality, recommended
-from smscale.sources.smap import FLAG_FILL, open_smap
+from smscale.sources.quality import (
+    DEFAULT_ERRORS,
+    checked_errors,
+    flag_counts,
+    flag_meanings,
+    flag_set,
+    quality,
+    recommended,
+)
+from smscale.sources.smap import FLAG_FILL, TABLES, open_smap
 
 Real = Callable[[str], Path]
 
@@ -56,6 +64,89 @@ def test_weights_are_inverse_error_variances() -> None:
     assert quality(ds, "paper")[1].values[0].tolist() == [1.0, 1.0, 0.0]
     with pytest.raises(InputError, match="errors needs positive"):
         quality(ds, "weighted", {"recommended": 0.05})
+
+
+def test_of_the_errors_that_apply_the_largest_counts() -> None:
+    mountains, dense = TABLES["surface_flag"]["mountains"], TABLES["surface_flag"]["dense_vegetation"]
+    ds = cells(
+        [0.2] * 6, [0, 1, 0, 1, 0, 1], [0, 0, mountains, mountains, mountains | dense, dense], tb=[4, 0, 0, 0, 0, 0]
+    )
+    errors = {**DEFAULT_ERRORS, "mountains": 0.05, "dense_vegetation": 0.1, "rfi_detected": 0.2}
+    weight = quality(ds, "weighted", errors)[1].values[0]
+    np.testing.assert_allclose(weight**-0.5, [0.2, 0.08, 0.05, 0.08, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("errors", "says"),
+    [
+        ({**DEFAULT_ERRORS, "mountain": 0.1}, "no flag 'mountain'; did you mean mountains"),
+        ({**DEFAULT_ERRORS, "zzz": 0.1}, "no flag 'zzz'; known are recommended"),
+        ({**DEFAULT_ERRORS, "urban": -0.1}, "urban is -0.1"),
+        ({**DEFAULT_ERRORS, "urban": float("nan")}, "urban is nan"),
+        ({**DEFAULT_ERRORS, "urban": "0.1"}, "urban is '0.1'"),
+        ({**DEFAULT_ERRORS, "urban": True}, "urban is True"),
+        ({**DEFAULT_ERRORS, "urban": 4}, "urban is 4"),
+        ({"not_recommended": 0.1}, "add recommended"),
+    ],
+)
+def test_errors_are_checked_whatever_the_policy(errors: dict[str, float], says: str) -> None:
+    with pytest.raises(InputError, match=says) as raised:
+        quality(cells([0.2], [0]), "paper", errors)
+    assert "\n" not in str(raised.value)
+    assert checked_errors(DEFAULT_ERRORS) == DEFAULT_ERRORS
+
+
+def test_every_bit_of_retrieved_cells_is_counted() -> None:
+    ds = cells([0.2, 0.2, np.nan, 0.2], [1, 9, 15, FLAG_FILL], [512 | 1024, 512, 512, 0], tb=[32768, 0, 0, 0])
+    counts = flag_counts(ds)
+    assert {k: v for k, v in counts["retrieval_quality"].items() if v} == {
+        "retrieved": 3,
+        "missing": 1,
+        "not_recommended": 2,
+        "freeze_thaw_not_successful": 1,
+    }
+    assert {k: v for k, v in counts["surface_flag"].items() if v} == {
+        "retrieved": 3,
+        "mountains": 2,
+        "dense_vegetation": 1,
+    }
+    assert counts["tb_quality_h"]["rfi_clean"] == 1
+    assert counts["tb_quality_v"]["rfi_clean"] == 0
+
+
+def test_every_bit_has_a_meaning() -> None:
+    for flag in ("retrieval_quality", "surface_flag", "tb_quality_h", "tb_quality_v"):
+        counted = list(flag_counts(cells([0.2], [0]))[flag])[2:]
+        assert counted == list(flag_meanings(flag))
+        assert all(flag_meanings(flag).values())
+    for table in ("retrieval_quality", "surface_flag", "tb_quality"):
+        assert list(TABLES[table].values()) == [1 << i for i in range(len(TABLES[table]))]
+    with pytest.raises(InputError, match="no flag is called 'x'"):
+        flag_meanings("x")
+
+
+@pytest.mark.real_data
+def test_bits_of_a_real_half_orbit_are_those_of_its_own_table(real: Real) -> None:
+    """Counts by the file's own flag_masks, bit by bit, in their order."""
+    path = real("smap/SMAP_L2_SM_P_02801_A_20150811T013002_R18290_001.h5")
+    ds = open_smap(path)
+    counts = flag_counts(ds)
+    with h5py.File(path) as file:
+        group = file["Soil_Moisture_Retrieval_Data"]
+        has_value = group["soil_moisture"][:] != -9999
+        for ours, theirs in (
+            ("retrieval_quality", "retrieval_qual_flag"),
+            ("surface_flag", "surface_flag"),
+            ("tb_quality_h", "tb_qual_flag_h"),
+            ("tb_quality_v", "tb_qual_flag_v"),
+        ):
+            masks = [int(m.strip().rstrip("s")) for m in group[theirs].attrs["flag_masks"].decode().split(",")]
+            values = group[theirs][:][has_value].astype(np.int64)
+            expected = [int(((values & mask) != 0).sum()) for mask in masks]
+            assert list(counts[ours].values())[2:] == expected
+            assert (counts[ours]["retrieved"], counts[ours]["missing"]) == (1333, 0)
+    assert counts["retrieval_quality"]["not_recommended"] == 1333 - 592
+    assert counts["surface_flag"]["mountains"] > 0
 
 
 @pytest.mark.parametrize("policy", ["strict", "paper", "weighted"])

@@ -201,8 +201,14 @@ def test_a_relocated_station_is_another_one(tmp_path: Path) -> None:
     write_stm(tmp_path / "a", hours([0.1]), lat=30.5)
     write_stm(tmp_path / "b", hours([0.2]), lat=30.9)
     ds = open_stations(tmp_path)
-    assert list(ds.station.values) == ["NET:S1", "NET:S1#2"]
+    assert list(ds.station.values) == ["S1", "S1 (2)"]
+    assert list(ds.station_name.values) == ["S1", "S1"]
     np.testing.assert_allclose(ds.lat, [30.5, 30.9])
+    (what,) = problems(ds)
+    assert (
+        what
+        == "station S1 (2) is S1 at another place (30.9000 N 103.2500 E, not 30.5000 N 103.2500 E), from 2017-06-10: kept apart"
+    )
 
 
 def test_a_station_without_coordinates_is_named(tmp_path: Path) -> None:
@@ -241,7 +247,8 @@ def test_csv_problems_are_counted(tmp_path: Path) -> None:
         CSV + broken + "C,2017-06-10T00:00:00Z,,,500,0,0.1,0.2,G\nD,2017-06-10T00:00:00Z,30,103,500,0,0.1,35,G\n"
     )
     ds = open_stations(path)
-    assert list(ds.station.values) == ["A", "B"]
+    assert list(ds.station.values) == ["A", "B", "D"]
+    assert float(ds.soil_moisture.sel(station="D").max()) == pytest.approx(0.35)
     found = problems(ds)
     assert found["broken line"] == 3
     assert any(what.startswith("station C has no coordinates") for what in found)
@@ -251,7 +258,7 @@ def test_csv_problems_are_counted(tmp_path: Path) -> None:
 def test_csv_that_lacks_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("name,when,sm\nA,2017-06-10,0.2\n")
-    with pytest.raises(InputError, match="lacks the column station, time, lat, lon; found name, when, soil_moisture"):
+    with pytest.raises(InputError, match="lacks the column station, time, lat, lon; found name, when, sm"):
         open_stations(path)
 
 
@@ -266,3 +273,50 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
     bad.write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(InputError, match="cannot be read as a zip"):
         open_stations(bad)
+
+
+def test_an_ismn_sensor_that_replaced_another_is_kept_apart(tmp_path: Path) -> None:
+    write_stm(tmp_path, hours([0.1, 0.2, 0.3]), sensor="Theta")
+    write_stm(tmp_path, hours([0.4, 0.5], start="2018-01-01"), sensor="Hydra")
+    write_stm(tmp_path, hours([0.6, 0.7], start="2019-01-01"), sensor="Hydra", depths=(0.05, 0.05))
+    write_stm(tmp_path, hours([0.9, 0.9, 0.9]), sensor="Beside")
+    ds = open_stations(tmp_path)
+    assert list(ds.station.values) == ["S1", "S1 (2)", "S1 (3)"]
+    assert list(ds.sensor.values) == ["Beside", "Hydra", "Hydra"]
+    np.testing.assert_allclose(ds.depth_to, [0.1, 0.1, 0.05])
+    np.testing.assert_allclose(ds.soil_moisture.max("time"), [0.9, 0.5, 0.7], rtol=1e-6)
+    assert int(ds.soil_moisture.count()) == 7
+    found = problems(ds)
+    assert found["station S1 (2) is S1 with another sensor (Hydra, 0 to 0.1 m, not Beside, 0 to 0.1 m), from 2018-01-01: kept apart"] == 2  # fmt: skip
+    assert sum("(Theta, 0 to 0.1 m) left out" in what for what in found) == 1
+
+
+def test_two_networks_may_use_one_name(tmp_path: Path) -> None:
+    write_stm(tmp_path, hours([0.1]), network="NET", lat=30.5)
+    write_stm(tmp_path, hours([0.2]), network="ORK", lat=40.5)
+    ds = open_stations(tmp_path)
+    assert list(ds.station.values) == ["NET:S1", "ORK:S1"]
+    assert problems(ds) == {}
+
+
+def test_an_ismn_file_with_folded_longitude_and_unknown_elevation(tmp_path: Path) -> None:
+    path = write_stm(tmp_path, hours([0.1]), lon="255.5")
+    path.write_text(path.read_text().replace(" 500.00 ", " NaN "))
+    ds = open_stations(path)
+    assert float(ds.lon[0]) == pytest.approx(-104.5)
+    assert np.isnan(ds.elevation[0])
+
+
+def test_a_map_of_tables_leaves_ismn_files_as_they_are(tmp_path: Path) -> None:
+    path = write_stm(tmp_path, hours([0.1, 0.2]))
+    xr.testing.assert_identical(open_stations(path, columns={"zone": "+08:00", "unit": "percent"}), open_stations(path))
+
+
+def test_a_file_with_nothing_below_its_header_is_named(tmp_path: Path) -> None:
+    write_stm(tmp_path, hours([0.1]), "good")
+    write_stm(tmp_path, [], "empty")
+    ds = open_stations(tmp_path)
+    assert list(ds.station.values) == ["good"]
+    assert problems(ds) == {"station empty has no line that can be read": 1}
+    with pytest.raises(InputError, match="no station could be read"):
+        open_stations(tmp_path / "NET" / "empty")

@@ -1,5 +1,8 @@
 """Slope and aspect against analytic surfaces, a naive Horn in float64, and SAGA's own layers."""
 
+import shutil
+import subprocess
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -159,6 +162,104 @@ def test_a_tile_with_a_halo_of_one_cell_equals_the_whole_bit_for_bit():
 def test_bad_elevation_models_are_refused(dem, words):
     with pytest.raises(InputError, match=words):
         terrain(dem)
+
+
+gdal = pytest.mark.skipif(shutil.which("gdaldem") is None, reason="gdaldem is not installed (Debian: gdal-bin)")
+
+
+def write_tif(path, z, step, crs, nodata=-9999.0):
+    rasterio = pytest.importorskip("rasterio")
+    where = rasterio.transform.Affine(step, 0, 4e5, 0, -step, 3.4e6)
+    profile = {"driver": "GTiff", "height": z.shape[0], "width": z.shape[1], "count": 1, "dtype": "float32"}
+    with rasterio.open(path, "w", crs=crs, transform=where, nodata=nodata, **profile) as file:
+        file.write(np.where(np.isnan(z), nodata, z).astype(np.float32), 1)
+    return path
+
+
+def gdaldem(what, path, *options):
+    """Horn's layer as gdaldem computes it (3.6.2 was looked at); NaN where it has none."""
+    rasterio = pytest.importorskip("rasterio")
+    out = path.with_name(f"{what}.tif")
+    subprocess.run(["gdaldem", what, "-q", "-alg", "Horn", *options, path, out], check=True, capture_output=True)
+    with rasterio.open(out) as file:
+        return file.read(1, masked=True).astype(np.float64).filled(np.nan)
+
+
+def assert_as_gdaldem(dem, path, *scale):
+    """Slope and aspect to 1e-4 degrees, missing and flat cells alike."""
+    found = terrain(dem)
+    slope, aspect = gdaldem("slope", path, *scale), gdaldem("aspect", path)
+    np.testing.assert_array_equal(found.slope.isnull(), np.isnan(slope))
+    both = np.isfinite(slope)
+    assert both.sum() > 1000
+    assert np.abs(found.slope.values - slope)[both].max() < 1e-4
+    np.testing.assert_array_equal(found.aspect.isnull(), np.isnan(aspect))
+    assert turn(found.aspect.values, aspect)[np.isfinite(aspect)].max() < 1e-4
+
+
+@gdal
+def test_a_made_projected_model_in_whole_metres_equals_gdaldem(tmp_path):
+    z = np.rint(rough((200, 301)))
+    z[50:53, 70:90] = np.nan
+    z[120:140, 10:40] = 800.0  # a lake
+    path = write_tif(tmp_path / "a.tif", z, 30.0, "EPSG:32648")
+    dem = projected(z).assign_attrs(crs="EPSG:32648")
+    assert_as_gdaldem(dem, path)
+    assert_as_gdaldem(dem, path, "-s", "1.0")
+
+
+@gdal
+def test_a_model_in_feet_equals_gdaldem_told_how_long_a_foot_is(tmp_path):
+    z = np.rint(rough((150, 160)))
+    path = write_tif(tmp_path / "feet.tif", z, 100.0, "EPSG:2264")
+    assert_as_gdaldem(projected(z, 100.0).assign_attrs(crs="EPSG:2264"), path, "-s", repr(1200 / 3937))
+
+
+@gdal
+@pytest.mark.real_data
+@pytest.mark.parametrize("whole_metres", [True, False])
+@pytest.mark.parametrize("name", ["spDataLarge_nz_elev", "AST_L1A_00303182012144228_Z"])
+def test_a_genuine_projected_model_equals_gdaldem(real, tmp_path, name, whole_metres):
+    """In whole metres to 1e-4; with fractions gdaldem's float32 sums of four elevations lose digits that differences keep."""
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(real(f"dem/{name}.tif")) as file:
+        z = file.read(1, masked=True).astype(np.float32).filled(np.nan)
+        step, crs = file.transform.a, file.crs.to_wkt()
+    z = np.rint(z) if whole_metres else z
+    dem, path = projected(z, step).assign_attrs(crs=crs), write_tif(tmp_path / "copy.tif", z, step, crs)
+    if whole_metres:
+        assert_as_gdaldem(dem, path)
+        return
+    slope, aspect = horn(z, step, step)
+    found = terrain(dem).isel(x=slice(1, -1), y=slice(1, -1))
+    for ours, theirs, exact in (
+        (found.slope.values, gdaldem("slope", path)[1:-1, 1:-1], slope),
+        (found.aspect.values, gdaldem("aspect", path)[1:-1, 1:-1], aspect),
+    ):
+        known = np.isfinite(ours) & np.isfinite(theirs)
+        assert known.sum() > 200_000
+        off, gdal_off = turn(ours, exact)[known], turn(theirs, exact)[known]
+        assert off.max() < 1e-4
+        assert gdal_off.max() > off.max()
+
+
+@gdal
+def test_a_geographic_model_is_where_gdaldem_is_wrong(tmp_path):
+    """One scale for both axes: at 60 N gdaldem takes a degree of longitude for one of latitude, twice its length."""
+    grid = Grid.latlon(100, 60, 100.5, 60.5, step=0.01)
+    rise = 20_000.0 * (grid.lon[None, :] - 100) + 0 * grid.lat[:, None]
+    path = tmp_path / "degrees.tif"
+    rasterio = pytest.importorskip("rasterio")
+    where = rasterio.transform.Affine(0.01, 0, 100, 0, -0.01, 60.5)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=50, width=50, count=1, dtype="float32", crs="EPSG:4326", transform=where
+    ) as file:
+        file.write(rise.astype(np.float32), 1)
+    truth = np.rad2deg(np.arctan(20_000.0 / kernel.metres_per_degree(grid.lat)[0]))[1:-1]
+    found = terrain(xr.DataArray(rise, coords_of(grid), ("lat", "lon")))
+    np.testing.assert_allclose(found.slope[1:-1, 20], truth, atol=2e-3)
+    theirs = gdaldem("slope", path, "-s", "111120")[1:-1, 20]
+    assert (theirs < 0.6 * truth).all()
 
 
 @pytest.mark.real_data

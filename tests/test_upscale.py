@@ -1,4 +1,6 @@
-"""Upscaling: area-weighted means, majorities and circular means, on any chunking."""
+"""Upscaling: area-weighted means, majorities, class fractions and circular means, on any chunking, whole or tile by tile."""
+
+import pickle
 
 import dask.array as da
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smscale.errors import InputError
-from smscale.features.upscale import kind_of, upscale
+from smscale.features.upscale import Upscaler, class_fractions, kind_of, upscale
 from smscale.grid import Grid, authalic_q, coords_of
 from smscale.kernels import overlap as kernel
 
@@ -46,6 +48,34 @@ def test_mean_state_equals_dense_products():
     sums, areas = dense_mean(values, FINE, COARSE)
     np.testing.assert_allclose(state[0], sums, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(state[1], areas, rtol=1e-12, atol=1e-15)
+
+
+edges = st.lists(st.floats(0.02, 3.0), min_size=1, max_size=14).map(lambda widths: np.cumsum([0.0, *widths]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(fine_x=edges, fine_y=edges, coarse_x=edges, coarse_y=edges, seed=st.integers(0, 99), single=st.booleans())
+def test_mean_state_equals_dense_products_on_any_grids(fine_x, fine_y, coarse_x, coarse_y, seed, single):
+    """Cells of any width, grids that only partly meet: every number of fine rows in a coarse one occurs."""
+    fine, coarse = Grid(100 + fine_x, 40 - fine_y), Grid(101 + coarse_x, 39.5 - coarse_y)
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(2, *fine.shape)).astype(np.float32 if single else np.float64)
+    values[rng.random(values.shape) < 0.3] = np.nan
+    part = kernel.overlap_of(*fine.overlap(coarse))
+    state = kernel.merge([kernel.mean_state(values, part)], [part], coarse.shape)
+    for found, expected in zip(state, dense_mean(values, fine, coarse), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_an_infinite_value_reaches_its_own_coarse_cell_only():
+    values = np.ones((1, *FINE.shape), np.float32)
+    values[0, 20, 20] = np.inf
+    part = kernel.overlap_of(*FINE.overlap(COARSE))
+    sums = kernel.mean_state(values, part)[0, 0]
+    row, col = COARSE.index(FINE.lon[20], FINE.lat[20])
+    assert np.isinf(sums[row - part.row0, col - part.col0])
+    assert np.isinf(sums).sum() <= 4  # a fine cell on a corner touches four
+    assert not np.isnan(sums).any()
 
 
 def test_bands_hold_every_nonzero_entry():
@@ -221,6 +251,227 @@ def test_any_chunking_gives_the_same(chunks, name):
     else:
         np.testing.assert_allclose(computed, plain, rtol=3e-7)
     np.testing.assert_allclose(computed.valid_fraction, plain.valid_fraction, rtol=3e-7)
+
+
+# -- class fractions ----------------------------------------------------------------------------
+
+
+def classes_of(shape, seed=4):
+    return np.random.default_rng(seed).choice([1, 4, 4, 10, 17, 255], shape).astype(np.uint8)
+
+
+def test_class_fractions_are_shares_of_the_valid_area():
+    found = class_fractions(field(np.array([[4, 9], [255, 4]], np.uint8), "land_cover", HALVES), ONE)
+    north, south = NORTH / 2, (1 - NORTH) / 2
+    valid = 2 * north + south
+    assert found.dims == ("igbp_class", "lat", "lon")
+    assert found.dtype == np.float32
+    assert found.sel(igbp_class=4).item() == pytest.approx((north + south) / valid, rel=1e-6)
+    assert found.sel(igbp_class=9).item() == pytest.approx(north / valid, rel=1e-6)
+    assert float(found.sum()) == pytest.approx(1, rel=1e-6)
+    assert found.valid_fraction.item() == pytest.approx(valid, rel=1e-6)
+
+
+def test_class_fractions_need_the_minimum_valid_fraction():
+    cover = field(np.array([[4, 255], [255, 255]], np.uint8), "land_cover", HALVES)
+    assert class_fractions(cover, ONE, 0.3).isnull().all()
+    assert class_fractions(cover, ONE, 0.2).sel(igbp_class=4).item() == 1
+
+
+def test_class_fractions_equal_the_upscaled_indicator_of_each_class():
+    values = classes_of((2, *FINE.shape))
+    found = class_fractions(field(values, "land_cover"), COARSE, 0.3)
+    for c in (1, 4, 10, 17):
+        indicator = np.where(values == 255, np.nan, values == c)
+        np.testing.assert_allclose(found.sel(igbp_class=c), upscale(field(indicator), COARSE, 0.3), atol=1e-7)
+
+
+def test_class_fractions_of_another_variable_are_named_for_it():
+    found = class_fractions(
+        field(np.array([[7.0, 7.0], [np.nan, 200.0]]), "texture", HALVES, flag_values=[7, 200]), ONE
+    )
+    assert found.dims == ("texture_class", "lat", "lon")
+    assert found.texture_class.values.tolist() == [7, 200]
+
+
+@pytest.mark.parametrize("name", ["lst", "aspect"])
+def test_class_fractions_of_what_holds_no_classes_are_refused(name):
+    with pytest.raises(InputError, match="which classes it holds"):
+        class_fractions(field(np.zeros(FINE.shape), name), COARSE)
+
+
+@settings(max_examples=10, deadline=None)
+@given(chunks=chunk_sizes)
+def test_class_fractions_of_any_chunking_are_the_same(chunks):
+    values = classes_of((3, *FINE.shape))
+    plain = class_fractions(field(values, "land_cover"), COARSE)
+    lazy = class_fractions(field(da.from_array(values, chunks=chunks), "land_cover"), COARSE)
+    assert isinstance(lazy.data, da.Array)
+    computed = lazy.compute(scheduler="synchronous")
+    np.testing.assert_allclose(computed, plain, rtol=3e-7)
+    np.testing.assert_allclose(computed.valid_fraction, plain.valid_fraction, rtol=3e-7)
+
+
+# -- nearest ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lst", "aspect"])
+def test_nearest_takes_the_fine_cell_whose_centre_is_nearest(name):
+    """Every fine cell says which it is."""
+    values = np.arange(FINE.shape[0] * FINE.shape[1], dtype=np.float32).reshape(FINE.shape) / 10
+    found = upscale(field(values, name), COARSE, how="nearest")
+    for i, j in np.argwhere(np.isfinite(found.values)):
+        row = np.abs(FINE.lat - COARSE.lat[i]).argmin()
+        col = np.abs(FINE.lon - COARSE.lon[j]).argmin()
+        assert found.values[i, j] == values[row, col]
+    inside = (FINE.index(COARSE.lon[None, :], COARSE.lat[:, None])[0] >= 0).sum()
+    assert np.isfinite(found.values).sum() == inside > 20
+    np.testing.assert_array_equal(found.valid_fraction, np.isfinite(found))
+
+
+def test_nearest_of_a_missing_cell_is_missing_whatever_lies_around():
+    band = Grid.latlon(100, 30, 101, 31, step=0.2)
+    values = np.ones(band.shape, np.float32)
+    values[2, 2] = np.nan
+    found = upscale(field(values, grid=band), ONE, 0.0, how="nearest")
+    assert np.isnan(found.item())
+    assert found.valid_fraction.item() == 0
+
+
+def test_nearest_of_classes_stays_uint8():
+    band = Grid.latlon(100, 30, 101, 31, step=0.2)
+    values = np.full(band.shape, 4, np.uint8)
+    values[2, 2] = 9
+    found = upscale(field(values, "land_cover", band), ONE, how="nearest")
+    assert (found.dtype, found.item()) == (np.uint8, 9)
+
+
+def test_nearest_on_the_corner_of_four_cells_takes_the_south_eastern_one_everywhere():
+    """Centres of 36 km cells are corners of 9 km cells, up to rounding."""
+    coarse = Grid.ease2(36, 100, 29, 103, 32)
+    w, s, e, n = coarse.bounds
+    fine = Grid.ease2(9, w + 1e-6, s + 1e-6, e - 1e-6, n - 1e-6)
+    rows, cols = np.indices(fine.shape)
+    found = upscale(field((1000 * rows + cols).astype(np.float32), grid=fine), coarse, how="nearest")
+    i, j = np.indices(coarse.shape)
+    np.testing.assert_array_equal(found, 1000 * (4 * i + 2) + 4 * j + 2)
+
+
+# -- tile by tile -------------------------------------------------------------------------------
+
+KINDS = {"continuous": "lst", "direction": "aspect", "class": "land_cover"}
+
+
+def values_of(kind, steps=2):
+    return classes_of((steps, *FINE.shape)) if kind == "class" else gapped((steps, *FINE.shape)) % 360
+
+
+def tiles_of(grid, height, width):
+    return [
+        (slice(i, min(i + height, grid.shape[0])), slice(j, min(j + width, grid.shape[1])))
+        for i in range(0, grid.shape[0], height)
+        for j in range(0, grid.shape[1], width)
+    ]
+
+
+def streamed(kind, values, tiles, how="area", whole="cell"):
+    upscaler = Upscaler(FINE, COARSE, kind, how=how, whole=whole)
+    for rows, cols in tiles:
+        upscaler.add(values[:, rows, cols], rows, cols)
+    return upscaler
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(list(KINDS)), how=st.sampled_from(["area", "nearest"]), whole=st.sampled_from(["cell", "covered"]),
+    size=st.tuples(st.integers(5, 40), st.integers(5, 40)), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_tiles_of_any_size_in_any_order_give_what_the_whole_gives(kind, how, whole, size, seed):
+    values = values_of(kind)
+    tiles = tiles_of(FINE, *size)
+    shuffled = [tiles[i] for i in np.random.default_rng(seed).permutation(len(tiles))]
+    expected = upscale(field(values, KINDS[kind]), COARSE, 0.4, whole, how)
+    found, fraction = streamed(kind, values, shuffled, how, whole).result(0.4)
+    assert found.dtype == expected.dtype
+    if kind == "class" or how == "nearest":
+        np.testing.assert_array_equal(found, expected)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1e-4 if kind == "direction" else 0)
+    np.testing.assert_allclose(fraction, expected.valid_fraction, rtol=3e-7)
+
+
+def test_tiles_in_the_same_order_give_the_same_bytes():
+    values, tiles = values_of("continuous"), tiles_of(FINE, 11, 13)
+    once, again = (streamed("continuous", values, tiles).result() for _ in range(2))
+    assert [a.tobytes() for a in once] == [a.tobytes() for a in again]
+
+
+def test_streamed_class_fractions_equal_those_of_the_whole():
+    values = values_of("class")
+    found, fraction = streamed("class", values, tiles_of(FINE, 9, 17)).class_fractions(0.3)
+    expected = class_fractions(field(values, "land_cover"), COARSE, 0.3)
+    np.testing.assert_allclose(found, expected, rtol=3e-7)
+    np.testing.assert_allclose(fraction, expected.valid_fraction, rtol=3e-7)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_upscalers_of_parts_travel_and_merge(kind):
+    values, tiles = values_of(kind), tiles_of(FINE, 20, 20)
+    west, east = (pickle.loads(pickle.dumps(streamed(kind, values, part))) for part in (tiles[::2], tiles[1::2]))
+    west.merge(east)
+    west.merge(Upscaler(FINE, COARSE, kind))
+    whole = streamed(kind, values, tiles).result()
+    for found, expected in zip(west.result(), whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=3e-7)
+
+
+def test_tiles_that_are_not_added_are_missing():
+    found, fraction = streamed("continuous", values_of("continuous"), [(slice(0, 20), slice(0, 40))]).result(0.0)
+    south = COARSE.lat_edges[:-1] < FINE.lat_edges[20]
+    assert np.isnan(found[:, south]).all()
+    assert (fraction[:, south] == 0).all()
+    assert np.isfinite(found[:, ~south]).any()
+
+
+def test_an_upscaler_does_not_grow_with_the_fine_grid():
+    fine = Grid.latlon(101, 29, 103, 31, step=0.01)
+    upscaler = Upscaler(fine, COARSE)
+    upscaler.add(np.ones((1, *fine.shape), np.float32))
+    sums = 2 * COARSE.shape[0] * COARSE.shape[1] * 8
+    overlaps = (COARSE.shape[0] + COARSE.shape[1]) * fine.shape[0] * 8
+    assert len(pickle.dumps(upscaler)) < sums + 3 * overlaps < fine.shape[0] * fine.shape[1] * 4
+
+
+def test_what_does_not_fit_an_upscaler_is_refused():
+    upscaler = Upscaler(FINE, COARSE)
+    with pytest.raises(InputError, match="nothing was added"):
+        upscaler.result()
+    upscaler.add(np.ones((2, 20, 40)), slice(0, 20))
+    with pytest.raises(InputError, match=r"a tile must be \(t, 20, 40\)"):
+        upscaler.add(np.ones((2, 20, 20)), slice(20, 40))
+    with pytest.raises(InputError, match="overlaps rows 0:20"):
+        upscaler.add(np.ones((2, 21, 40)), slice(19, 40))
+    with pytest.raises(InputError, match="same number of steps: 2 before, 3 now"):
+        upscaler.add(np.ones((3, 20, 40)), slice(20, 40))
+    with pytest.raises(InputError, match="overlaps"):
+        upscaler.merge(upscaler)
+    for other in ({"kind": "direction"}, {"how": "nearest"}, {"whole": "covered"}, {"classes": [1, 2]}):
+        with pytest.raises(InputError, match="do not merge"):
+            upscaler.merge(Upscaler(FINE, COARSE, **other))
+    with pytest.raises(InputError, match="only classes"):
+        upscaler.class_fractions()
+    with pytest.raises(InputError, match="min_valid_fraction"):
+        upscaler.result(50)
+    upscaler.add(np.ones((2, 20, 40)), slice(20, 40))
+    assert np.nanmax(upscaler.result(0.0)[0]) == 1  # what was refused left nothing behind
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({"kind": "mean"}, "kind must be"), ({"how": "bilinear"}, "how 'area' or 'nearest'")]
+)
+def test_an_upscaler_of_unknown_manner_is_refused(given, words):
+    with pytest.raises(InputError, match=words):
+        Upscaler(FINE, COARSE, **given)
 
 
 # -- labels -------------------------------------------------------------------------------------

@@ -1,22 +1,24 @@
-"""Local solar days of MODIS views, whose files are cut by UTC day."""
+"""Local solar days of LST views, whose files are cut by UTC day."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from smscale.cube.tiles import Tile, TileWindow, quality_words
 from smscale.errors import InputError
+from smscale.kernels import resample
+from smscale.kernels.lookup import Coded
 
-Floats = NDArray[np.float32]
-
-#: Local solar hours of Aqua's equator crossings: the night view serves the AM step, the day view the PM step.
-AQUA_HOURS = {"AM": 1.5, "PM": 13.5}
+#: Local solar hours of Aqua's (and VIIRS') equator crossings: the night view serves the AM step, the day view the PM step.
+NOMINAL_HOURS = {"AM": 1.5, "PM": 13.5}
 
 
 def lst_local_day_offset(view_time: ArrayLike, lon: ArrayLike) -> NDArray[np.int64]:
-    """Days from a MxD11A1 file's date, which is a UTC day, to the local solar date of each of its views.
+    """Days from a LST file's date, which is a UTC day, to the local solar date of each of its views.
 
     The observation's UTC hour is (view_time - lon / 15) mod 24; its local date is that of UTC + lon / 15 hours, so that
     the offset is -floor((view_time - lon / 15) / 24). Over Sichuan the night view (01:30) of the file dated D belongs to the
@@ -31,64 +33,85 @@ def lst_local_day_offset(view_time: ArrayLike, lon: ArrayLike) -> NDArray[np.int
     -------
     int64, -1, 0 or 1; 0 where the view time is missing
     """
-    wrapped = (np.asarray(lon, dtype=np.float64) + 180.0) % 360.0 - 180.0
-    hour = np.asarray(view_time, dtype=np.float64) - wrapped / 15.0
+    hour = np.asarray(view_time, dtype=np.float64) - _wrapped(lon) / 15.0
     return np.where(np.isnan(hour), 0.0, -np.floor(hour / 24.0)).astype(np.int64)
 
 
-def _day(date: np.datetime64 | str) -> np.datetime64:
-    day: np.datetime64 = np.asarray(date, dtype="datetime64[D]")[()]  # type: ignore[assignment]
-    return day
+def _wrapped(lon: ArrayLike) -> NDArray[np.float64]:
+    return (np.asarray(lon, dtype=np.float64) + 180.0) % 360.0 - 180.0
 
 
-def lst_file_dates(local_date: np.datetime64 | str) -> tuple[np.datetime64, np.datetime64, np.datetime64]:
-    """UTC dates of the MxD11A1 files that can hold a view of a step of `local_date`, somewhere on Earth."""
-    day = _day(local_date)
-    return day - 1, day, day + 1
+def lst_file_dates(first: ArrayLike, last: ArrayLike, lon: ArrayLike) -> list[str]:
+    """UTC dates (ISO) of the files that can hold a view of the local dates `first` to `last` at longitudes `lon`.
+
+    A night begins in the evening before: east of Greenwich that evening and the morning after lie in files of the day before
+    and the day; west of it in those of the day and the day after too.
+    """
+    east, west = bool((_wrapped(lon) > 0).any()), bool((_wrapped(lon) <= 0).any())
+    begin, end = (int(np.asarray(day, "datetime64[D]").astype(np.int64)) for day in (first, last))
+    days = np.arange(begin - 1, end + 1 + west).astype("datetime64[D]")
+    return [str(day) for day in days] if east or west else []
 
 
-def select_lst(
-    local_date: np.datetime64 | str,
-    overpass: str,
-    fields: Mapping[np.datetime64, tuple[Floats, Floats]],
-    lon: ArrayLike,
-) -> tuple[Floats, Floats]:
-    """The LST field of one step, from the UTC-day files that hold parts of it.
+@dataclass(eq=False)
+class LocalViews:
+    """The LST of some overpass steps on a window, as files come, file by file in order of date.
 
-    A night view belongs to the night that ends on its AM step: views from local noon on count towards the next morning.
+    A night view belongs to the night that ends on its AM step: views from local noon on count towards the next morning. Of two
+    views of a cell and step the one nearer to 01:30 or 13:30 is kept, of equally near ones that of the file that came first.
 
     Parameters
     ----------
-    local_date : the step's local solar date
-    overpass : "AM" (night views) or "PM" (day views)
-    fields : UTC date of the file -> (lst K, view_time hours of local solar time), (m, n) on the grid, NaN where missing:
-        the night fields for AM, the day fields for PM. `lst_file_dates` names the dates that matter; others are ignored.
-    lon : (n,) or (m, n) degrees east
-
-    Returns
-    -------
-    lst, view_time : (m, n) float32. Where two files offer a view, the one nearer to 01:30 or 13:30; of equals the earlier file.
-
-    Raises
-    ------
-    InputError
-        if there is no field at all, or the overpass is neither.
+    window : (m, n) cells, one sub-point each
+    steps : (local date, "AM" | "PM") of each step
+    words : (65536,) counts of quality words by overpass, added to; windows may share them
     """
-    if overpass not in AQUA_HOURS:
-        raise InputError(f"overpass must be one of {', '.join(AQUA_HOURS)}; got {overpass!r}")
-    if not fields:
-        raise InputError(f"no LST field given for {local_date} {overpass}")
-    day = _day(local_date)
-    by_date = {_day(date): field for date, field in fields.items()}
-    shape = next(iter(by_date.values()))[0].shape
-    lst, view_time = np.full((2, *shape), np.nan, dtype=np.float32)
-    away = np.full(shape, np.inf)
-    for date in lst_file_dates(day):
-        if date not in by_date:
-            continue
-        found, time = by_date[date]
-        offset = lst_local_day_offset(time, lon) + ((overpass == "AM") & (np.asarray(time) >= 12.0))
-        distance = np.abs((np.asarray(time, np.float64) - AQUA_HOURS[overpass] + 12.0) % 24.0 - 12.0)
-        take = np.isfinite(found) & (offset == (day - date).astype(int)) & (distance < away)
-        lst[take], view_time[take], away[take] = found[take], time[take], distance[take]
-    return lst, view_time
+
+    window: TileWindow
+    steps: Sequence[tuple[str, str]]
+    words: dict[str, NDArray[np.int64]] = field(default_factory=lambda: quality_words(NOMINAL_HOURS))
+    empty: int = 0
+
+    def __post_init__(self) -> None:
+        if self.window.k != 1:
+            raise InputError(f"views are taken at cell centres (k = 1); got k = {self.window.k}")
+        unknown = {overpass for _, overpass in self.steps} - set(NOMINAL_HOURS)
+        if unknown:
+            raise InputError(f"overpass must be one of {', '.join(NOMINAL_HOURS)}; got {', '.join(sorted(unknown))}")
+        self._step = {(np.datetime64(day, "D"), overpass): i for i, (day, overpass) in enumerate(self.steps)}
+        self._views = resample.Views.none((len(self.steps), *self.window.grid.shape))
+        self._lon = _wrapped(self.window.grid.lon)
+        self._tables: tuple[NDArray, NDArray] | None = None
+
+    def add(self, tile: Tile, date: str, overpass: str, lst: Coded, view_time: Coded, counted: bool = True) -> None:
+        """The night (AM) or day (PM) view of one file: one tile that the window touches, of one UTC date.
+
+        `counted` : whether its quality words are added to `words[overpass]` (a margin day is counted elsewhere)
+        """
+        lst, view_time = self.window.checked(tile, lst), self.window.checked(tile, view_time)
+        self._check_tables(lst, view_time)
+        day = np.datetime64(date, "D")
+        step_of = np.array([self._step.get((day + offset, overpass), -1) for offset in (-1, 0, 1, 2)], np.int64)
+        words = self.words[overpass] if counted else np.zeros(65536, np.int64)
+        window = (self.window.flat, self.window.first(tile))
+        empty = resample.add_views(
+            lst, view_time, window, self._lon, NOMINAL_HOURS[overpass], overpass == "AM", step_of, self._views, words
+        )
+        self.empty += empty if counted else 0
+
+    def _check_tables(self, lst: Coded, view_time: Coded) -> None:
+        tables = (lst.values, view_time.values)
+        held = self._tables or tables
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(held, tables, strict=True)):
+            raise InputError("LST files of different encoding (product or version) do not mix: keep those of one")
+        self._tables = held
+
+    def result(self) -> NDArray[np.float32]:
+        """(t, m, n, 2) LST in K and its view time in hours of local solar time; NaN where there is no view."""
+        seen = self._views.time != resample.NO_VIEW
+        out = np.full((*seen.shape, 2), np.nan, np.float32)
+        if self._tables is not None:
+            values, hours = self._tables
+            out[..., 0][seen] = values[self._views.lst[seen]]
+            out[..., 1][seen] = hours[self._views.time[seen]]
+        return out

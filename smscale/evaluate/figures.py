@@ -59,6 +59,8 @@ _STYLE = {
     "hatch.linewidth": 0.6,
     "savefig.facecolor": "white",
 }
+_LOST = "#e2e2e2"
+_PALE = 0.35
 _MISSING_FACE, _MISSING_HATCH = "#e8e8e8", "#b4b4b4"
 
 
@@ -306,7 +308,8 @@ def correlation_bars(table: pd.DataFrame, path: str | Path, *, significance: flo
 
     Parameters
     ----------
-    table : columns predictor, subset, cc, p and n, as `scores.correlations` gives it
+    table : columns predictor, subset, cc, p and n, as `scores.correlations` gives it; with p_effective, bars are pale that are
+        significant only if samples were independent
     """
     subsets = list(dict.fromkeys(table["subset"]))
     predictors = list(dict.fromkeys(table["predictor"]))
@@ -322,7 +325,11 @@ def correlation_bars(table: pd.DataFrame, path: str | Path, *, significance: flo
         axes[0].set_yticks(range(len(predictors)), [label_of(p) for p in predictors])
         axes[0].invert_yaxis()
         keys = [("positive", _POSITIVE), ("negative", _NEGATIVE), (f"p > {significance:g}", "black")]
-        figure.legend(handles=[Patch(color=c, label=k) for k, c in keys], loc="outside lower center", ncols=3)
+        handles = [Patch(color=colour, label=name) for name, colour in keys]
+        if "p_effective" in table:
+            handles.append(Patch(color=_LOST, label=f"pale: p effective > {significance:g}"))
+        columns = 2 if len(handles) > 3 and len(subsets) < 3 else len(handles)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return Path(path)
 
 
@@ -362,30 +369,31 @@ def training_curves(panels: Mapping[str, pd.DataFrame], path: str | Path, *, tit
     return Path(path)
 
 
-def sample_flow(steps: Mapping[str, int], path: str | Path, *, title: str = "") -> Path:
-    """What is left after each step of the sample preparation.
+def sample_flow(
+    steps: Mapping[str, int] | Mapping[str, Mapping[str, int]],
+    path: str | Path,
+    *,
+    reasons: Mapping[str, str] | None = None,
+    title: str = "",
+) -> Path:
+    """What is left after each step of the sample preparation, and why the rest went.
 
     Parameters
     ----------
-    steps : step -> count kept, in order; the first is what there was to begin with
+    steps : step -> count kept, in order; the first is what there was to begin with. Or such mappings by name, "coarse cells" and
+        "fine pixels", one panel each: their counts differ by orders of magnitude
+    reasons : step -> why what it leaves out is left out
     """
-    names, kept = list(steps), [int(count) for count in steps.values()]
-    largest = max([1, *kept])
-    with _page(path, WIDTH, 0.9 + 0.42 * len(names), title) as figure:
-        ax = figure.subplots()
-        before = [kept[0] if kept else 0, *kept[:-1]]
-        ax.barh(range(len(names)), before, 0.62, color="#e9e9e9")
-        ax.barh(range(len(names)), kept, 0.62, color=colour_of("gabp"))
-        for i, (count, previous) in enumerate(zip(kept, before, strict=True)):
-            lost = f"   −{_count(previous - count)} ({(previous - count) / previous:.0%})" if previous > count else ""
-            ax.text(max(count, previous) + 0.012 * largest, i, f"{_count(count)}{lost}", va="center")
-        ax.set_yticks(range(len(names)), names)
-        ax.invert_yaxis()
-        ax.set_xlim(0, largest * 1.3)
-        ax.tick_params(axis="y", length=0)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.set_xlabel("samples kept (grey: left out at this step)")
+    nested = any(isinstance(counts, Mapping) for counts in steps.values())
+    panels: Mapping[str, Any] = steps if nested else {"": steps}
+    rows = [max(len(counts), 1) for counts in panels.values()]
+    heights = [0.42 * n + (0.3 if nested else 0.0) for n in rows]
+    with _page(path, WIDTH, 0.75 + 0.3 * len(rows) + sum(heights), title) as figure:
+        axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for ax, (name, counts) in zip(axes, panels.items(), strict=True):
+            _draw_flow(ax, {step: int(count) for step, count in counts.items()}, reasons or {})
+            ax.set_title(name, loc="left")
+        axes[-1].set_xlabel("kept (grey: left out at this step)", loc="left")
     return Path(path)
 
 
@@ -708,12 +716,42 @@ def _draw_pairs(
     )
 
 
+def _draw_flow(ax: Axes, steps: Mapping[str, int], reasons: Mapping[str, str]) -> None:
+    kept = list(steps.values())
+    before = [*kept[:1], *kept[:-1]]
+    largest = max([1, *kept])
+    ax.barh(range(len(kept)), before, 0.62, color=_LOST)
+    ax.barh(range(len(kept)), kept, 0.62, color=colour_of("gabp"))
+    for i, (step, count, previous) in enumerate(zip(steps, kept, before, strict=True)):
+        ax.text(
+            max(count, previous) + 0.012 * largest, i, _flow_words(count, previous, reasons.get(step, "")), va="center"
+        )
+    ax.set_yticks(range(len(kept)), [label_of(step) for step in steps])
+    ax.invert_yaxis()
+    ax.set_xlim(0, largest * 1.62)  # room for the words
+    ax.set_xticks([tick for tick in MaxNLocator(4, integer=True).tick_values(0, largest) if 0 <= tick <= largest])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
+    ax.spines["bottom"].set_bounds(0, largest)
+    ax.tick_params(axis="y", length=0)
+
+
+def _flow_words(count: int, previous: int, reason: str) -> str:
+    if count == previous:
+        return _count(count)
+    share = (previous - count) / previous
+    shown = "<1%" if share < 0.01 else ">99%" if 0.99 < share < 1 else f"{share:.0%}"
+    return f"{_count(count)}   −{_count(previous - count)} ({shown})   {reason}".rstrip()
+
+
 def _draw_correlations(ax: Axes, part: pd.DataFrame, significance: float) -> None:
     cc, p = part["cc"].to_numpy(np.float64), part["p"].to_numpy(np.float64)
     colours = [
         "black" if not pv <= significance else _POSITIVE if c > 0 else _NEGATIVE for c, pv in zip(cc, p, strict=True)
     ]
-    ax.barh(range(len(part)), np.nan_to_num(cc), 0.66, color=colours)
+    bars = ax.barh(range(len(part)), np.nan_to_num(cc), 0.66, color=colours)
+    if "p_effective" in part:
+        for bar, pv, effective in zip(bars, p, part["p_effective"].to_numpy(np.float64), strict=True):
+            bar.set_alpha(_PALE if pv <= significance and not effective <= significance else 1.0)
     ax.axvline(0, color="#444444", linewidth=0.8)
     ax.xaxis.grid(True)
     ax.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))

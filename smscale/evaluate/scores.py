@@ -217,38 +217,69 @@ def correlations(
     target: str,
     predictors: Sequence[str],
     subsets: Mapping[str, ArrayLike] | None = None,
+    series: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Pearson correlation of each predictor with the target and its two-sided p-value, in each subset.
 
     p is of Student's t with n - 2 degrees of freedom, t = cc sqrt((n - 2) / (1 - cc^2)); it takes samples as independent,
-    which neighbours and neighbouring days are not: read it as a lower bound.
+    which neighbours and neighbouring days are not: read it as a lower bound. With `series`, p_effective is that of
+    n_effective = n (1 - r_x r_y) / (1 + r_x r_y) samples, r_x and r_y the lag-1 autocorrelations of predictor and target
+    within the series (Bretherton et al. 1999, doi:10.1175/1520-0442(1999)012<1990:TENOSD>2.0.CO;2), from one sample to
+    the next whatever the gap, and at most n. What neighbouring
+    cells share it does not know, nor that a predictor which never changes says no more than once per cell.
 
     Parameters
     ----------
     table : the sample table
     subsets : name -> (rows,) bool; by default one, "all"
+    series : columns whose values together name one time series, ("cell", "overpass"); needs a column `time`
 
     Returns
     -------
-    DataFrame with columns predictor, subset, cc, p, n; subsets vary slowest.
+    DataFrame with columns predictor, subset, cc, p, n, with `series` n_effective and p_effective; subsets vary slowest. cc
+    and p are NaN where either side is constant, p where there are fewer than 3 pairs.
     """
     subsets = {"all": np.ones(len(table), dtype=bool)} if subsets is None else subsets
-    rows = []
+    rows: list[dict[str, Any]] = []
     for subset, mask in subsets.items():
         part = table[np.asarray(mask, dtype=bool)]
         for predictor in predictors:
             score = scores(part[target], part[predictor])
-            p = _p_value(score["cc"], score["n"])
-            rows.append({"predictor": predictor, "subset": subset, "cc": score["cc"], "p": p, "n": score["n"]})
-    return pd.DataFrame(rows, columns=["predictor", "subset", "cc", "p", "n"])
+            cc, n = score["cc"], score["n"]
+            rows.append({"predictor": predictor, "subset": subset, "cc": cc, "p": _p_value(cc, n), "n": n})
+            if series is not None:
+                effective = _effective_size(part, target, predictor, series)
+                rows[-1] |= {"n_effective": effective, "p_effective": _p_value(cc, effective)}
+    columns = ["predictor", "subset", "cc", "p", "n"] + (["n_effective", "p_effective"] if series is not None else [])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _p_value(cc: float, n: float) -> float:
-    if np.isnan(cc) or n < 3:
+    """Of n pairs, or of as many as they are worth, which need be no whole number."""
+    if np.isnan(cc) or n <= 2:
         return np.nan
     with np.errstate(divide="ignore"):
         t = abs(cc) * np.sqrt(np.divide(n - 2, 1 - cc * cc))
     return float(2 * stdtr(n - 2, -t))
+
+
+def _effective_size(part: pd.DataFrame, target: str, predictor: str, series: Sequence[str]) -> float:
+    pairs = part[[target, predictor]].notna().all(axis=1)
+    part = part[pairs].sort_values([*series, "time"], kind="stable")
+    same = np.logical_and.reduce([part[name].to_numpy()[1:] == part[name].to_numpy()[:-1] for name in series])
+    shared = np.prod([_lag_1(part[name].to_numpy(np.float64), same) for name in (target, predictor)])
+    shared = np.clip(shared, 0.0, 1.0)
+    return float(len(part) * (1 - shared) / (1 + shared))
+
+
+def _lag_1(values: Floats, same: NDArray[np.bool_]) -> float:
+    """Autocorrelation of neighbours in order that are of one series (`same`), about the mean of all."""
+    if not same.any():
+        return 0.0
+    deviations = values - values.mean()
+    before, after = deviations[:-1][same], deviations[1:][same]
+    scale = np.sqrt((before @ before) * (after @ after))
+    return float(before @ after / scale) if scale > 0 else 0.0
 
 
 def _scores(reference: Any, estimate: Any, dim: Any, names: tuple[str, ...]) -> dict[str, float] | xr.Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,19 @@ ZONE_ELEVATION = 3000.0
 
 #: Classes that the paper leaves out: snow and ice, bare ground, water.
 EXCLUDED_CLASSES = (schema.SNOW_ICE, schema.BARREN, schema.WATER)
+
+#: What each sieve of `sample_table` leaves out.
+REASONS = {
+    "observed": "not seen by SMAP",
+    "quality": "retrieval refused or missing",
+    "land_cover": "land cover left out",
+    "lst": "no LST (cloud)",
+    "time": "LST too far in time",
+    "predictors": "another predictor missing",
+}
+
+#: Hours of local solar time: a night view from here on belongs to the evening before its overpass step's date.
+_NOON = 12.0
 
 _SEASONS = ("winter", "spring", "summer", "autumn")
 _KEYS = ["time", "row", "col"]
@@ -160,6 +174,38 @@ def _hours_away(utc: NDArray, lon: NDArray, is_pm: Mask) -> NDArray[np.float64]:
     return np.abs((hour + lon / 15.0) % 24.0 - nominal)
 
 
+def lst_utc(view_time: ArrayLike, local_date: ArrayLike, overpass: ArrayLike, lon: ArrayLike) -> NDArray[np.datetime64]:
+    """When the LST of an overpass step was seen.
+
+    UTC = local date + view time - lon / 15 hours (MOD11 user guide: view times are local solar). The night that serves an AM
+    step began in the evening before: of an AM step, view times from 12 on are of that evening, and so are negative ones, as
+    averages of a night need them (23.9 and 0.1 lie at midnight, not at noon).
+
+    Parameters
+    ----------
+    view_time : hours of local solar time; NaN where there is no LST
+    local_date : datetime64, the step's local solar date
+    overpass : "AM" or "PM", the step's
+    lon : degrees east; all four broadcast against one another
+
+    Returns
+    -------
+    datetime64[ns] to the second, NaT where there is no view time
+
+    Examples
+    --------
+    >>> str(lst_utc(23.5, "2017-07-02", "AM", 105.0))[:16]
+    '2017-07-01T16:30'
+    """
+    hours = np.asarray(view_time, dtype=np.float64)
+    hours = np.where((np.asarray(overpass) == "AM") & (hours >= _NOON), hours - 24.0, hours)
+    wrapped = (np.asarray(lon, dtype=np.float64) + 180.0) % 360.0 - 180.0
+    seconds = np.round(hours * 3600.0 - wrapped * 240.0)
+    since = np.where(np.isnan(seconds), 0.0, seconds).astype("timedelta64[s]")
+    utc = np.asarray(local_date, dtype="datetime64[D]") + since
+    return np.where(np.isnan(seconds), np.datetime64("NaT"), utc).astype("datetime64[ns]")
+
+
 # -- cells to samples ---------------------------------------------------------------------------
 
 
@@ -167,36 +213,46 @@ def sample_table(
     coarse: xr.Dataset,
     predictors: Sequence[str] = schema.PAPER_PREDICTORS,
     exclude_classes: Sequence[int] = EXCLUDED_CLASSES,
+    tolerance_hours: float | None = None,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The matched training table: one row for each coarse cell and step that has everything.
 
     Parameters
     ----------
-    coarse : Dataset with `soil_moisture` (time, lat, lon), NaN where missing; where present `observation_time`, `weight` (0 or NaN:
-        rejected by quality control; 1 if absent), `retrieval_quality`; the predictors as (time, lat, lon) or (lat, lon),
-        and their `valid_fraction_<name>`; coordinates overpass, day_sequence, local_date along time
+    coarse : Dataset with `soil_moisture` (time, lat, lon), NaN where missing; where present `observation_time` (UTC), `weight`
+        (0 or NaN: rejected by quality control; 1 if absent), `retrieval_quality`, `lst_view_time` (hours, see `lst_utc`); the
+        predictors as (time, lat, lon) or (lat, lon), and their `valid_fraction_<name>`; coordinates overpass, day_sequence,
+        local_date along time. It may be a slab of steps: see `concat_samples`
     predictors : names; longitude and latitude come from the cell centres, overpass is 0 (AM) or 1 (PM), anything along
         time alone (day_sequence) is taken as it is
     exclude_classes : land cover classes to leave out
+    tolerance_hours : how far the LST may lie from the soil moisture in time; however far, if None
 
     Returns
     -------
     table : DataFrame sorted by time, row, col. The predictors by name, soil_moisture, weight, retrieval_quality, cell (row x
-        columns + col), row, col, time, local_date, observation_time, season, zone (where elevation is a predictor), and
-        valid_fraction_<name>
-    flow : how many (cell, step) pairs are left after each sieve, in order: all, observed, quality, land_cover, lst,
-        predictors, samples. A sieve that does not apply is left out.
+        columns + col), row, col, time, local_date, overpass, observation_time, lst_time (UTC) and lst_hours_away from the
+        observation, season, zone (where there is an elevation), and valid_fraction_<name>
+    flow : how many (cell, step) pairs are left after each sieve, in order: all, observed, quality, land_cover, lst, time,
+        predictors, samples. A sieve that does not apply is left out. `left_out` says why the rest went.
 
     Raises
     ------
     InputError
-        if a predictor is not there.
+        if a predictor is not there, or times are to be compared that are not there.
     """
     shape = (coarse.sizes["time"], coarse.sizes["lat"], coarse.sizes["lon"])
     target = _plane(coarse["soil_moisture"], shape)
     weight = _plane(coarse["weight"], shape) if "weight" in coarse else np.ones(shape, dtype=np.float32)
     planes = {name: _plane(_predictor(coarse, name), shape) for name in predictors}
-    kept, flow = _sieve(coarse, target, weight, planes, exclude_classes)
+    times = _times(coarse, shape)
+    if tolerance_hours is not None and "lst_hours_away" not in times:
+        raise InputError(
+            "a time tolerance needs lst_view_time and observation_time in the coarse cube; add them or leave "
+            "match.tolerance_hours out"
+        )
+    away = None if tolerance_hours is None else times["lst_hours_away"] <= tolerance_hours
+    kept, flow = _sieve(coarse, target, weight, planes, exclude_classes, away)
     step, row, col = np.nonzero(kept)
     columns: dict[str, Any] = {name: _column(name, plane[kept]) for name, plane in planes.items()}
     columns |= {"soil_moisture": target[kept].astype(np.float32), "weight": weight[kept].astype(np.float32)}
@@ -206,19 +262,61 @@ def sample_table(
         columns["retrieval_quality"] = np.zeros(step.size, dtype=np.int32)
     columns |= {"cell": row.astype(np.int64) * shape[2] + col, "row": row.astype(np.int32), "col": col.astype(np.int32)}
     columns |= {"time": coarse["time"].values[step], "local_date": coarse["local_date"].values[step]}
-    if "observation_time" in coarse:
-        columns["observation_time"] = _plane(coarse["observation_time"], shape)[kept]
+    if "overpass" not in columns:
+        columns["overpass"] = _column("overpass", (coarse["overpass"].values == "PM")[step])
+    columns |= {name: plane[kept] for name, plane in times.items()}
     columns["season"] = season(columns["local_date"])
-    if "elevation" in planes:
-        columns["zone"] = zone(columns["elevation"])
+    if "elevation" in coarse:
+        columns["zone"] = zone(_plane(coarse["elevation"], shape)[kept])
     for name in predictors:
         if f"valid_fraction_{name}" in coarse:
             columns[f"valid_fraction_{name}"] = _plane(coarse[f"valid_fraction_{name}"], shape)[kept].astype(np.float32)
     return pd.DataFrame(columns).sort_values(_KEYS, kind="stable", ignore_index=True), flow
 
 
+def concat_samples(parts: Iterable[tuple[pd.DataFrame, dict[str, int]]]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """One table and flow of those of slabs of steps: what `sample_table` gives for all steps at once.
+
+    Raises
+    ------
+    InputError
+        if there is no slab, or they went through different sieves.
+    """
+    slabs = list(parts)
+    tables, flows = [table for table, _ in slabs], [flow for _, flow in slabs]
+    if not slabs or any(list(flow) != list(flows[0]) for flow in flows):
+        raise InputError("slabs of samples must be at least one, all made with the same fields and settings")
+    filled = [table for table in tables if len(table)] or tables[:1]
+    table = pd.concat(filled, ignore_index=True).sort_values(_KEYS, kind="stable", ignore_index=True)
+    return table, {name: sum(flow[name] for flow in flows) for name in flows[0]}
+
+
+def left_out(flow: Mapping[str, int]) -> dict[str, int]:
+    """How many pairs went at each sieve of a sample flow, by reason; with the samples they sum to all."""
+    names = list(flow)
+    return {REASONS[b]: flow[a] - flow[b] for a, b in pairwise(names) if b in REASONS}
+
+
+def _times(coarse: xr.Dataset, shape: tuple[int, ...]) -> dict[str, NDArray]:
+    """When the soil moisture was observed, when the LST was, and the hours between, as far as they are known."""
+    if "observation_time" not in coarse:
+        return {}
+    observed = _plane(coarse["observation_time"], shape)
+    if "lst_view_time" not in coarse:
+        return {"observation_time": observed}
+    date, overpass = (coarse[name].values[:, None, None] for name in ("local_date", "overpass"))
+    seen = lst_utc(_plane(coarse["lst_view_time"], shape), date, overpass, coarse["lon"].values)
+    hours = np.abs((seen - observed) / np.timedelta64(1, "h")).astype(np.float32)
+    return {"observation_time": observed, "lst_time": seen, "lst_hours_away": hours}
+
+
 def _sieve(
-    coarse: xr.Dataset, target: NDArray, weight: NDArray, planes: Mapping[str, NDArray], exclude_classes: Sequence[int]
+    coarse: xr.Dataset,
+    target: NDArray,
+    weight: NDArray,
+    planes: Mapping[str, NDArray],
+    exclude_classes: Sequence[int],
+    in_time: Mask | None,
 ) -> tuple[Mask, dict[str, int]]:
     kept = np.ones(target.shape, dtype=bool)
     flow = {"all": kept.size}
@@ -232,6 +330,7 @@ def _sieve(
         sieves["land_cover"] = ~np.isin(_plane(coarse["land_cover"], target.shape), list(exclude_classes))
     if "lst" in planes:
         sieves["lst"] = np.isfinite(planes["lst"])
+        sieves |= {} if in_time is None else {"time": in_time}
     sieves["predictors"] = np.logical_and.reduce([_valid(n, p) for n, p in planes.items()], axis=0)
     for name, sieve in sieves.items():
         kept = kept & sieve
@@ -282,5 +381,6 @@ def season(dates: ArrayLike) -> NDArray[np.str_]:
 
 
 def zone(elevation: ArrayLike, threshold: float = ZONE_ELEVATION) -> NDArray[np.str_]:
-    """The paper's zones by elevation in m: "NW" from the threshold on, "SE" below."""
-    return np.where(np.asarray(elevation) >= threshold, "NW", "SE")
+    """The paper's zones by elevation in m: "NW" from the threshold on, "SE" below; "" where it is NaN."""
+    elevation = np.asarray(elevation)
+    return np.where(np.isnan(elevation), "", np.where(elevation >= threshold, "NW", "SE"))

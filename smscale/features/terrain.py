@@ -17,7 +17,9 @@ Floats = NDArray[np.float64]
 def terrain(dem: xr.DataArray) -> xr.Dataset:
     """Slope and aspect of an elevation model, by Horn's 3 x 3 differences.
 
-    On a geographic grid every row has its own metres per degree (WGS84 radii of curvature), in both directions.
+    On a geographic grid every row has its own metres per degree (WGS84 radii of curvature), in both directions. On a projected
+    one they are those of the map, as gdaldem's: aspect counts from the map's north, and slope is stretched with its scale (0.04 % in
+    a UTM zone); `cube.static_layers` turns both to the ground.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ cell's sum is two small banded products. Each fine value is read once: a fine ro
 columns, then added to the one or two coarse rows that it touches.
 
 A *state* is a (s, t, m, n) float64 array of sums over the cells of one block; states of blocks add up (`merge`), and
-are finished by `mean_of`, `direction_of` or `majority_of`. Splitting the fine grid otherwise changes only rounding.
+are finished by `mean_of`, `direction_of`, `majority_of` or `shares_of`. Splitting the fine grid otherwise changes only rounding.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Bands(NamedTuple):
 class Overlap(NamedTuple):
     """How a block of fine cells lies in the coarse cells that it touches.
 
-    rows : for each fine row, the coarse rows it touches, counted from `row0`
+    rows : for each touched coarse row, the fine rows that touch it
     cols : for each touched coarse column, the fine columns that touch it
     row0, col0 : first touched coarse row and column
     shape : number of touched coarse rows and columns
@@ -93,7 +93,7 @@ def overlap_of(lat_overlap: Floats, lon_overlap: Floats) -> Overlap:
     if row0 == row1 or col0 == col1:
         nothing = Bands(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 1)))
         return Overlap(nothing, nothing, 0, 0, (0, 0))
-    rows, cols = bands(lat_overlap[row0:row1].T), bands(lon_overlap[col0:col1])
+    rows, cols = bands(lat_overlap[row0:row1]), bands(lon_overlap[col0:col1])
     return Overlap(rows, cols, row0, col0, (row1 - row0, col1 - col0))
 
 
@@ -233,6 +233,22 @@ def majority_of(
     return np.where(enough, classes[winner], np.uint8(CLASS_FILL)), fraction
 
 
+def shares_of(
+    state: Floats, area: Floats, min_valid_fraction: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Share of the valid area that each class has, of a merged `class_state`.
+
+    Returns
+    -------
+    shares : (k, t, m, n) float32, 0 to 1 and 1 in sum; NaN where too little is valid
+    valid_fraction : (t, m, n) float32
+    """
+    valid = state.sum(axis=0)
+    fraction, enough = _valid(valid, area, min_valid_fraction)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(enough, state / valid, np.nan).astype(np.float32), fraction
+
+
 def _valid(valid: Floats, area: Floats, least: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     fraction = np.divide(valid, area, out=np.zeros_like(valid), where=np.broadcast_to(area > 0, valid.shape))
     return np.clip(fraction, 0.0, 1.0).astype(np.float32), (valid > 0) & (fraction >= least - _TIE)
@@ -253,43 +269,62 @@ def as_classes(values: ArrayLike) -> Classes:
 
 @njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")
 def _add_sums(values, row_start, row_stop, row_weights, col_start, col_stop, col_weights, sums, areas):  # type: ignore[no-untyped-def]
+    left, right = col_start.min(), col_stop.max()
+    column_sums, column_areas = np.empty(right - left), np.empty(right - left)
     for t in range(values.shape[0]):
-        for y in range(values.shape[1]):
-            if row_start[y] == row_stop[y]:
-                continue
-            line = values[t, y]
+        for k in range(row_start.size):
+            column_sums[:] = 0.0
+            column_areas[:] = 0.0
+            first, last = row_start[k], row_stop[k]
+            fours = first + (last - first) // 4 * 4
+            for y in range(first, fours, 4):
+                _add_four_rows(values[t], y, row_weights[k, y - first :], left, column_sums, column_areas)
+            for y in range(fours, last):
+                _add_row(values[t, y, left:right], row_weights[k, y - first], column_sums, column_areas)
             for j in range(col_start.size):
-                first = col_start[j]
-                part = line[first : col_stop[j]]
-                weights = col_weights[j]
+                offset = col_start[j] - left
                 total = 0.0
                 area = 0.0
-                for i in range(part.size):
-                    value = np.float64(part[i])
-                    there = value == value
-                    total += weights[i] * value if there else 0.0
-                    area += weights[i] if there else 0.0
-                for k in range(row_start[y], row_stop[y]):
-                    weight = row_weights[y, k - row_start[y]]
-                    sums[t, k, j] += weight * total
-                    areas[t, k, j] += weight * area
+                for i in range(col_stop[j] - col_start[j]):
+                    total += col_weights[j, i] * column_sums[offset + i]
+                    area += col_weights[j, i] * column_areas[offset + i]
+                sums[t, k, j] += total
+                areas[t, k, j] += area
+
+
+@njit(inline="always")  # a kernel that calls others would round differently when loaded from numba's cache
+def _add_row(row, weight, sums, areas):  # type: ignore[no-untyped-def]
+    for x in range(sums.size):
+        value = np.float64(row[x])
+        sums[x] += weight * value if value == value else 0.0
+        areas[x] += weight if value == value else 0.0
+
+
+@njit(inline="always")  # a kernel that calls others would round differently when loaded from numba's cache
+def _add_four_rows(values, y, weights, left, sums, areas):  # type: ignore[no-untyped-def]
+    """Four rows at a time: the column sums are loaded and stored a quarter as often."""
+    row_a, row_b, row_c, row_d = values[y, left:], values[y + 1, left:], values[y + 2, left:], values[y + 3, left:]
+    weight_a, weight_b, weight_c, weight_d = weights[0], weights[1], weights[2], weights[3]
+    for x in range(sums.size):
+        a, b, c, d = np.float64(row_a[x]), np.float64(row_b[x]), np.float64(row_c[x]), np.float64(row_d[x])
+        sums[x] += ((weight_a * a if a == a else 0.0) + (weight_b * b if b == b else 0.0)) + (
+            (weight_c * c if c == c else 0.0) + (weight_d * d if d == d else 0.0)
+        )
+        areas[x] += ((weight_a if a == a else 0.0) + (weight_b if b == b else 0.0)) + (
+            (weight_c if c == c else 0.0) + (weight_d if d == d else 0.0)
+        )
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_class_areas(values, slot, row_start, row_stop, row_weights, col_start, col_stop, col_weights, state):  # type: ignore[no-untyped-def]
-    areas = np.zeros(state.shape[3])
     for t in range(values.shape[0]):
-        for y in range(values.shape[1]):
-            if row_start[y] == row_stop[y]:
-                continue
-            for j in range(col_start.size):
-                areas[:] = 0.0
-                first = col_start[j]
-                for x in range(first, col_stop[j]):
-                    s = slot[values[t, y, x]]
-                    if s >= 0:
-                        areas[s] += col_weights[j, x - first]
-                for k in range(row_start[y], row_stop[y]):
-                    weight = row_weights[y, k - row_start[y]]
-                    for s in range(areas.size):
-                        state[t, k, j, s] += weight * areas[s]
+        for k in range(row_start.size):
+            for y in range(row_start[k], row_stop[k]):
+                row, weight = values[t, y], row_weights[k, y - row_start[k]]
+                for j in range(col_start.size):
+                    areas, widths = state[t, k, j], col_weights[j]
+                    part = row[col_start[j] : col_stop[j]]
+                    for x in range(part.size):
+                        s = slot[part[x]]
+                        if s >= 0:
+                            areas[s] += weight * widths[x]

@@ -24,6 +24,34 @@ TRACES = {
 }
 
 
+#: Why what a sieve leaves out is left out.
+REASONS = {
+    "observed": "outside the swath",
+    "quality": "refused by quality control",
+    "land_cover": "water, ice, urban, or as the recipe excludes",
+    "lst": "cloud over too much of the cell",
+    "time": "LST too far in time",
+    "predictors": "another predictor missing",
+    "file": "no file of that day",
+    "value": "no value or no view time",
+}
+
+
+def lst_flow(ingest: Mapping[str, Any]) -> dict[str, int]:
+    """Pixels of LST views: all that there could be, with a file, of accepted quality, with a value. Empty if not counted."""
+    found = [counts for layer, counts in ingest.get("quality", {}).items() if layer.endswith((" day", " night"))]
+    coverage = ingest.get("coverage", {}).get("overpass", {})
+    if not found or not coverage:
+        return {}
+    accepted = sum(counts["accepted"] for counts in found)
+    return {
+        "all": coverage["cells"],
+        "file": sum(sum(counts.values()) for counts in found),
+        "quality": accepted,
+        "value": accepted - coverage["accepted_without_value"],
+    }
+
+
 class Drawing:
     """The report's figures."""
 
@@ -87,10 +115,18 @@ class Drawing:
         )
 
     def _flow(self) -> tuple[str, str, str]:
+        panels = {"cells of 36 km": self.reports["match"]["flow"], "LST pixels": lst_flow(self.reports["ingest"])}
         self.draw.sample_flow(
-            self.reports["match"]["flow"], self.folder / "sample-flow.png", title="From retrievals to training samples"
+            {name: flow for name, flow in panels.items() if flow},
+            self.folder / "sample-flow.png",
+            reasons=REASONS,
+            title="What each step kept",
         )
-        return "sample-flow.png", "Sample flow", "Pairs of coarse cell and overpass step that each sieve leaves."
+        return (
+            "sample-flow.png",
+            "Sample flow",
+            "Pairs of coarse cell and overpass step, and pixels of the LST views, that each sieve leaves.",
+        )
 
     def _correlations(self) -> tuple[str, str, str]:
         found = pd.DataFrame(self.reports["match"]["correlations"])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from smscale import store
 from smscale.evaluate import score_table
-from smscale.pipeline.fuse import fusion_names, has_stations, hold_out, observed_at_steps, series_at
+from smscale.pipeline.fuse import fusion_names, has_stations, hold_out, observed_at_steps, series_at, station_names
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.page import write_page
 from smscale.pipeline.plain import records
@@ -60,7 +60,7 @@ def station_table(run: Run, layout: Layout, fused: Mapping[str, Any]) -> pd.Data
     workspace, recipe = run.workspace, run.recipe
     names = map_names(run, bool(fused["stations"]))
     observed = observed_at_steps(workspace, layout.steps, recipe.fusion.tolerance_hours)
-    held = hold_out(observed, recipe.fusion, recipe.seed)
+    held = hold_out(observed, station_names(run.workspace), recipe.fusion, recipe.seed)
     series = series_at(run, layout, "evaluate", list(names.values()), run.upstream("fuse"))
     stations = workspace.stations
     coarse = workspace.coarse[["soil_moisture", "weight"]].load()

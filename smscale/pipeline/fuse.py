@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from smscale import blocks, store
@@ -83,6 +84,12 @@ def has_stations(workspace: Workspace) -> bool:
     return store.exists(workspace.cube, "stations") and workspace.stations.sizes.get("station", 0) > 0
 
 
+def station_names(workspace: Workspace) -> list[str]:
+    """The name of each series' station."""
+    stations = workspace.stations
+    return stations["station_name" if "station_name" in stations.coords else "station"].values.tolist()
+
+
 def observed_at_steps(workspace: Workspace, steps: xr.Dataset, hours: float) -> np.ndarray:
     """(station, time) station values at the overpass steps, NaN where silent."""
     stations = workspace.stations.load()
@@ -91,14 +98,18 @@ def observed_at_steps(workspace: Workspace, steps: xr.Dataset, hours: float) -> 
     return match_times(stations["time"].values, values, steps["time"].values, tolerance=tolerance)
 
 
-def hold_out(observed: np.ndarray, fusion: Fusion, seed: int) -> np.ndarray:
-    """(station, time) bool: what scores and is not merged. By station, whole rows; by record, single values (it leaks)."""
+def hold_out(observed: np.ndarray, names: Sequence[str], fusion: Fusion, seed: int) -> np.ndarray:
+    """(station, time) bool: what scores and is not merged. By station, whole rows; by record, single values (it leaks).
+
+    Series of one name (a station that moved, or whose sensor changed) are on one side.
+    """
     rng = np.random.default_rng([seed, 4451])
     if fusion.holdout_unit == "record":
         return rng.random(observed.shape) < fusion.holdout
-    n = observed.shape[0]
+    station, unique = pd.factorize(np.asarray(names))
+    n = len(unique)
     chosen = rng.permutation(n)[: max(1, round(fusion.holdout * n))] if n > 1 else np.array([], int)
-    return np.isin(np.arange(n), chosen)[:, None] & np.ones(observed.shape, bool)
+    return np.isin(station, chosen)[:, None] & np.ones(observed.shape, bool)
 
 
 def series_at(run: Run, layout: Layout, stage: str, names: Sequence[str], fingerprint: str) -> dict[str, np.ndarray]:
@@ -136,7 +147,7 @@ def _solve(run: Run, layout: Layout, best: str) -> dict[str, Any]:
         f"soil_moisture_{best}"
     ]
     observed = observed_at_steps(workspace, layout.steps, recipe.fusion.tolerance_hours)
-    held = hold_out(observed, recipe.fusion, recipe.seed)
+    held = hold_out(observed, station_names(run.workspace), recipe.fusion, recipe.seed)
     stations = workspace.stations
     coords = np.column_stack([stations["lon"].values, stations["lat"].values]).astype(np.float64)
     merged = np.where(held, np.nan, observed)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
-from smscale import schema
+from smscale import schema, sinusoidal
 from smscale.blocks import spans
 from smscale.config import Recipe
 from smscale.errors import RecipeError
@@ -44,6 +44,23 @@ class Layout:
         rows, cols = self.grid.shape
         return [(r, c) for r in spans(rows, self.shards["lat"]) for c in spans(cols, self.shards["lon"])]
 
+    def bands(self) -> dict[str, list[tuple[slice, slice]]]:
+        """The windows of `tiles`, by the row of MODIS tiles that holds their middle: "v05" -> windows, west to east.
+
+        A band is one unit of work, since its tiles can be read one after another, each once.
+        """
+        bands: dict[str, list[tuple[slice, slice]]] = {}
+        for rows, cols in self.tiles():
+            middle = (self.grid.lat_edges[rows.start] + self.grid.lat_edges[rows.stop]) / 2
+            v, _ = sinusoidal.pixel_index(0.0, middle, 1)
+            bands.setdefault(f"v{int(v):02d}", []).append((rows, cols))
+        return {name: sorted(tiles, key=lambda tile: tile[1].start) for name, tiles in bands.items()}
+
+    def widened(self, days: int) -> tuple[str, str]:
+        """The period and so many days more on each side (ISO)."""
+        start, end = (date.fromisoformat(day) for day in self.period)
+        return str(start - timedelta(days)), str(end + timedelta(days))
+
     def slabs(self) -> list[slice]:
         """Shard-aligned runs of steps that cover the period."""
         return spans(self.steps.sizes["time"], self.shards["time"])
@@ -64,9 +81,3 @@ def layout_of(recipe: Recipe) -> Layout:
             f"key region: found {list(recipe.region)}, {grid.shape[0]} x {grid.shape[1]} cells; expected at least 2 x 2 cells of the fine grid"
         )
     return Layout(grid, Grid.ease2(COARSE_KM, *grid.bounds), recipe.period, recipe.chunks.sizes, recipe.chunks.shards)
-
-
-def composite_days(start: str, end: str, length: int) -> list[tuple[date, date]]:
-    """First and last day of every composite of a period, and of one more on each side: the nearest may lie there."""
-    margin = timedelta(length)
-    return schema.composites(date.fromisoformat(start) - margin, date.fromisoformat(end) + margin, length)

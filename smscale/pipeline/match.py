@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,53 @@ import xarray as xr
 
 from smscale import blocks, schema, store
 from smscale.blocks import Task
+from smscale.config import Match
 from smscale.errors import InputError
 from smscale.evaluate import correlations
-from smscale.features.match import sample_table
-from smscale.features.upscale import upscale
+from smscale.features.match import concat_samples, sample_table
+from smscale.features.upscale import Upscaler
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run
-from smscale.workspace import Workspace, predictor_plane
+from smscale.workspace import COORDINATES, Workspace, field_planes, plane_index
 
-#: Predictors that are no fields: they come from the cells and the steps themselves.
-COORDINATES = ("longitude", "latitude", "day_sequence", "overpass")
+#: Local solar hour from which a view of the night belongs to the evening before.
+NOON = 12.0
+
+
+@dataclass(frozen=True)
+class Upscaling:
+    """What the blocks share: where the cube is, its grids and windows, and how fields are brought to coarse cells."""
+
+    root: str
+    fine: Grid
+    coarse: Grid
+    tiles: tuple[tuple[slice, slice], ...]
+    settings: Match
+    never_later: bool
+
+    def least(self, name: str) -> float:
+        """Share of a cell that must be valid."""
+        return self.settings.min_lst_valid_fraction if name.startswith("lst") else self.settings.min_valid_fraction
 
 
 def match(run: Run, layout: Layout) -> dict[str, Any]:
     """Upscale every predictor, make samples.parquet and samples.csv; the report has the sample flow."""
     recipe = run.recipe
-    fingerprint = store.fingerprint("match", 1, run.upstream("ingest"), recipe.part("match", "predictors", "modis"))
+    fingerprint = store.fingerprint("match", 2, run.upstream("ingest"), recipe.part("match", "predictors", "modis"))
     path = str(run.workspace.cube)
     moving, fixed = _fields(recipe.predictors)
+    tiles, never_later = tuple(layout.tiles()), recipe.modis.never_later
+    how = Upscaling(str(run.workspace.root), layout.grid, layout.coarse, tiles, recipe.match, never_later)
 
     def work() -> dict[str, Any]:
-        settings = (recipe.match.min_valid_fraction, recipe.match.min_lst_valid_fraction, recipe.modis.never_later)
-        root = str(run.workspace.root)
-        tasks = [Task("static", static_block, (root, fixed, layout.coarse, settings), fingerprint)]
+        tasks = [Task("static", static_block, (how, fixed), fingerprint)]
         for slab in layout.slabs():
-            tasks.append(
-                Task(f"steps/{slab.start}", steps_block, (root, moving, slab, layout.coarse, settings), fingerprint)
-            )
+            tasks.append(Task(f"steps/{slab.start}", steps_block, (how, moving, slab), fingerprint))
         run.blocks("match", tasks)
         store.publish(path, "coarse")
-        return _samples(run)
+        return _samples(run, layout)
 
     return run.stage("match", fingerprint, lambda: _lay_out(layout, path, moving, fixed), work)
 
@@ -53,6 +69,7 @@ def _fields(predictors: Sequence[str]) -> tuple[list[str], list[str]]:
     """Predictors that change from step to step, and those that do not (land cover is known by year)."""
     fields = [name for name in predictors if name not in COORDINATES]
     fields += [name for name in ("land_cover", "elevation") if name not in fields]  # for exclusion, for zones
+    fields += ["lst_view_time"] if "lst" in fields else []  # for matching in time
     moving = [name for name in fields if schema.VARIABLES[name].cadence != "static"]
     return moving, [name for name in fields if name not in moving]
 
@@ -78,49 +95,68 @@ def _lay_out(layout: Layout, path: str, moving: Sequence[str], fixed: Sequence[s
     store.create(path, "coarse", template, {"time": layout.shards["time"]}, None)
 
 
-def static_block(root: str, names: Sequence[str], coarse: Grid, settings: tuple[float, float, bool]) -> dict[str, Any]:
+def static_block(how: Upscaling, names: Sequence[str]) -> dict[str, Any]:
     """Upscale what does not change."""
-    workspace = Workspace(Path(root))
-    fine = workspace.fine["static"][list(names)].load()
-    return {"written": _write(workspace, upscale(fine, coarse, settings[0]), names, ())}
-
-
-def steps_block(
-    root: str, names: Sequence[str], slab: slice, coarse: Grid, settings: tuple[float, float, bool]
-) -> dict[str, Any]:
-    """Upscale the predictors of some steps."""
-    least, least_lst, never_later = settings
-    workspace = Workspace(Path(root))
-    steps = workspace.steps.isel(time=slab)
-    written: list[store.Receipt] = []
-    crs = store.open_group(workspace.cube, "fine/static").attrs["crs"]  # an EASE grid is known by it
+    workspace = Workspace(Path(how.root))
+    written = []
     for name in names:
-        plane = predictor_plane(workspace, name, steps, never_later).load()
-        if name == "land_cover":
-            plane = plane.fillna(schema.LAND_COVER_FILL).astype(np.uint8)
-        plane = plane.transpose("time", "lat", "lon").rename(name)
-        fraction = least_lst if name == "lst" else least
-        coarsened = upscale(plane.to_dataset().assign_attrs(crs=crs), coarse, fraction)
-        written += _write(workspace, coarsened, [name], (slab,))
+        values, fraction = _upscaled(how, name, field_planes(workspace, name).expand_dims("time"), np.zeros(1, int))
+        written += _write(workspace, name, values[0], fraction[0], ())
     return {"written": written}
 
 
+def steps_block(how: Upscaling, names: Sequence[str], slab: slice) -> dict[str, Any]:
+    """Upscale the predictors of some steps; what serves several of them is read and upscaled once."""
+    workspace = Workspace(Path(how.root))
+    steps = workspace.steps.isel(time=slab)
+    written = []
+    for name in names:
+        index = plane_index(workspace, name, steps, how.never_later)
+        values, fraction = _upscaled(how, name, field_planes(workspace, name), index)
+        written += _write(workspace, name, values, fraction, (slab,))
+    return {"written": written}
+
+
+def _upscaled(how: Upscaling, name: str, planes: xr.DataArray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The planes (t,) on the coarse grid, read window by window: (t, M, N) values and valid fractions."""
+    kind = schema.VARIABLES[name].kind
+    chosen, at = np.unique(index, return_inverse=True)
+    known = chosen[chosen >= 0]
+    fill = np.uint8(schema.LAND_COVER_FILL) if kind == "class" else np.float32(np.nan)
+    values = np.full((chosen.size, *how.coarse.shape), fill)
+    fraction = np.zeros(values.shape, np.float32)
+    if known.size:
+        upscaler = Upscaler(how.fine, how.coarse, kind, how=how.settings.space)
+        wanted = planes.isel({planes.dims[0]: known})
+        for rows, cols in how.tiles:
+            tile = wanted.isel(lat=rows, lon=cols).values
+            if name == "lst_view_time":
+                tile = _hours_from_midnight(tile, wanted["overpass"].values)
+            upscaler.add(tile, rows, cols)
+        values[chosen >= 0], fraction[chosen >= 0] = upscaler.result(how.least(name))
+    return values[at], fraction[at]
+
+
+def _hours_from_midnight(hours: np.ndarray, overpass: np.ndarray) -> np.ndarray:
+    """View times as they can be averaged: those of a night that lie before midnight are negative."""
+    before = (overpass == "AM")[:, None, None] & (hours >= NOON)
+    return np.where(before, hours - 24, hours)
+
+
 def _write(
-    workspace: Workspace, coarse: xr.Dataset, names: Sequence[str], leading: tuple[slice, ...]
+    workspace: Workspace, name: str, values: np.ndarray, fraction: np.ndarray, leading: tuple[slice, ...]
 ) -> list[store.Receipt]:
-    receipts = []
-    for name in (n for given in names for n in (given, f"valid_fraction_{given}")):
-        values = coarse[name].values
-        region = (*leading, *(slice(0, size) for size in values.shape[-2:]))
-        receipts.append(store.write(workspace.cube, "coarse", name, region, values))
-    return receipts
+    region = (*leading, *(slice(0, size) for size in values.shape[-2:]))
+    arrays: Mapping[str, np.ndarray] = {name: values, f"valid_fraction_{name}": fraction}
+    return [store.write(workspace.cube, "coarse", n, region, v) for n, v in arrays.items()]
 
 
-def _samples(run: Run) -> dict[str, Any]:
+def _samples(run: Run, layout: Layout) -> dict[str, Any]:
     """Write the training table; refuses an empty one and says which sieve emptied it."""
     workspace, recipe = run.workspace, run.recipe
-    coarse = store.open_group(workspace.cube, "coarse").load()
-    table, flow = sample_table(coarse, recipe.predictors, recipe.match.exclude_land_cover)
+    coarse = store.open_group(workspace.cube, "coarse")
+    settings = (recipe.predictors, recipe.match.exclude_land_cover, recipe.match.tolerance_hours)
+    table, flow = concat_samples([sample_table(coarse.isel(time=s).load(), *settings) for s in layout.slabs()])
     if table.empty:
         steps = " -> ".join(f"{name} {count}" for name, count in flow.items())
         raise InputError(f"no training sample is left ({steps}): {_advice(flow)}")

@@ -52,7 +52,7 @@ def write_page(
         folder,
         recipe.title or recipe.name,
         metrics,
-        tables=_tables(metrics),
+        tables=_tables(metrics) + _quality_tables(reports["ingest"]),
         figures=figures,
         data_notes=reports["ingest"]["problems"],
         provenance=provenance(recipe),
@@ -128,6 +128,34 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
             )
         )
     return tables
+
+
+def _quality_tables(ingest: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """What quality control took, of SMAP's cells and of the fine products' pixels."""
+    smap = dict(ingest["smap"]["quality"])
+    total = smap.pop("retrieved", 0)
+    rows = [
+        {"reason": reason.replace("_", " "), "retrievals": count, "share": _share(count, total)}
+        for reason, count in smap.items()
+        if count and reason != "cells"
+    ]
+    tables = []
+    if total:
+        note = f"Each of {total} retrievals under the first reason that holds; kept ones are the rest."
+        tables.append(("Quality control of SMAP", note, pd.DataFrame(rows)))
+    pixels = [
+        {"layer": layer, "pixels are": reason, "pixels": count, "share": _share(count, sum(counts.values()))}
+        for layer, counts in ingest.get("quality", {}).items()
+        for reason, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+    if pixels:
+        note = "Pixels under the cells of the fine grid, each view counted once, by the first quality field that rejects them."
+        tables.append(("Quality control of the fine products", note, pd.DataFrame(pixels)))
+    return tables
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else ""
 
 
 def _short(table: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,13 @@ class Run:
     check: bool = False
 
     def stage(
-        self, name: str, fingerprint: str, prepare: Callable[[], Any], work: Callable[[], dict[str, Any]]
+        self,
+        name: str,
+        fingerprint: str,
+        prepare: Callable[[], Any],
+        work: Callable[[], dict[str, Any]],
+        base: str = "",
+        extend: Callable[[], bool] | None = None,
     ) -> dict[str, Any]:
         """Do a stage once.
 
@@ -49,6 +55,8 @@ class Run:
         fingerprint : of everything that the stage is made from, the stages before it included
         prepare : clears what an older run left and lays out the empty arrays; done once per fingerprint
         work : does the blocks that the ledger does not hold, publishes, returns the report
+        base, extend : where blocks have fingerprints of their own: while what all share (`base`) stays the same, `extend` makes
+            room for what is new and finished blocks are kept; where it cannot, it says False, and the stage begins anew
 
         Returns
         -------
@@ -64,12 +72,14 @@ class Run:
                 f"stage {name} was done with other settings or files in {self.workspace.root}: run without --only, or with --only {name} first"
             )
         if self.workspace.begin(name, fingerprint):
-            for stage in reversed(
-                self.order[self.order.index(name) :]
-            ):  # what was made from an older state goes with it
+            later = self.order[self.order.index(name) + 1 :]
+            for stage in reversed(later):  # what was made from an older state goes with it
                 self.workspace.forget(stage)
-            prepare()
-            self.workspace.prepared(name, fingerprint)
+            self.workspace.unfinish(name)
+            if extend is None or not base or self.workspace.base(name) != base or not extend():
+                self.workspace.forget(name)
+                prepare()
+            self.workspace.prepared(name, fingerprint, base)
         report = work()
         self.workspace.finish(name, fingerprint, report)
         return report
@@ -95,9 +105,14 @@ class Run:
         return done
 
 
+def file_fingerprints(paths: Sequence[str | Path]) -> dict[str, str]:
+    """Path -> fingerprint of a file by name, size, head and tail: the same in a copy, and quick for a year of them."""
+    return {str(p): store.fingerprint(Path(p).name, *_size_and_ends(Path(p))) for p in paths}
+
+
 def files_fingerprint(paths: Sequence[str | Path]) -> str:
-    """Of input files by name, size, head and tail: the same in a copy, and quick for a year of them."""
-    return store.fingerprint([(Path(p).name, *_size_and_ends(Path(p))) for p in sorted(map(str, paths))])
+    """Of input files together."""
+    return store.fingerprint(sorted(file_fingerprints(paths).values()))
 
 
 def _size_and_ends(path: Path) -> tuple[int, str]:

@@ -212,10 +212,7 @@ def _lay_out(
     static: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
     """One group: `fields` along time where there are steps, `static` without it."""
-    coords = {
-        "lat": ("lat", grid.lat, {"standard_name": "latitude", "units": "degrees_north"}),
-        "lon": ("lon", grid.lon, {"standard_name": "longitude", "units": "degrees_east"}),
-    }
+    coords = schema.grid_coords(grid)
     dims = ("time", "lat", "lon") if "time" in steps.sizes else ("lat", "lon")
     variables = {
         name: _variable(dims, (*steps.sizes.values(), *grid.shape), name, about) for name, about in fields.items()
@@ -229,7 +226,10 @@ def _lay_out(
     if group == COARSE:
         about = ("share of the IGBP classes 1 to 17 in the footprint", "1")
         variables["class_fraction"] = _variable(("class", "lat", "lon"), (17, *grid.shape), "class_fraction", about)
-    attrs = {"title": f"nature run {world.name}", "crs": grid.crs, "Conventions": "CF-1.11", "seed": world.seed}
+    if "spatial_ref" in coords:
+        for variable in variables.values():
+            variable.attrs["grid_mapping"] = "spatial_ref"
+    attrs = {"title": f"nature run {world.name}", **schema.grid_attrs(grid), "seed": world.seed}
     template = xr.Dataset(variables, coords | dict(steps.coords), attrs)
     time = SLABS.get(group, 1)
     rows, cols = (1, products.COARSE_BLOCK) if group == COARSE else (TILE, TILE)

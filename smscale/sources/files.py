@@ -22,6 +22,14 @@ _SIGNATURES: dict[Kind, tuple[bytes, ...]] = {
     "HDF5": (b"\x89HDF\r\n\x1a\n",),
     "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
 }
+#: Bytes of the shortest superblock of HDF5 (version 2, with the signature).
+_SHORTEST_SUPERBLOCK = 48
+#: What else may lie under a data file's name.
+_OTHERS: dict[str, tuple[bytes, ...]] = {
+    "netCDF-3": (b"CDF\x01", b"CDF\x02", b"CDF\x05"),
+    "a zip archive": (b"PK\x03\x04",),
+    "gzip-compressed": (b"\x1f\x8b",),
+}
 _AGAIN = "download it again"
 
 
@@ -38,17 +46,31 @@ def defect(path: Path, kind: Kind) -> str | None:
     size = path.stat().st_size
     if size == 0:
         return f"is empty (0 bytes): {_AGAIN}"
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        return f"cannot be opened ({error.strerror}): see who may read it"
+    with file:
         head = file.read(512)
         if not head.startswith(_SIGNATURES[kind]):
-            text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-            if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-                return f"is a web page (a login or error page?), expected {kind}: log in and {_AGAIN}"
-            return f"is not {kind} (it starts with {head[:4]!r}): {_AGAIN}"
+            return _another(head, kind)
         needed = {"HDF4": _hdf4_length, "HDF5": _hdf5_length, "TIFF": lambda _: 0}[kind](file)
     if needed > size:
         return f"is truncated: it holds {size} of at least {needed} bytes: {_AGAIN}"
     return None
+
+
+def _another(head: bytes, kind: Kind) -> str:
+    """What a file is that is not of the kind, by its first bytes."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return f"is a web page (a login or error page?), expected {kind}: log in and {_AGAIN}"
+    if text.startswith((b"{", b"http basic", b"access denied", b"unauthorized")):
+        return f"is a server's answer ({head[:40]!r}), expected {kind}: log in and {_AGAIN}"
+    for other, signatures in (_SIGNATURES | _OTHERS).items():
+        if head.startswith(signatures):
+            return f"is not {kind} but {other}: {_AGAIN}"
+    return f"is not {kind} (it starts with {head[:4]!r}): {_AGAIN}"
 
 
 def check(path: str | Path, kind: Kind) -> Path:
@@ -64,7 +86,9 @@ def _hdf5_length(file: BinaryIO) -> int:
     """Bytes that the superblock promises (HDF5 file format, II.A: end-of-file address; versions 0 to 3)."""
     file.seek(8)
     block = file.read(88)
-    version = block[0] if block else 255
+    if len(block) < _SHORTEST_SUPERBLOCK - 8:
+        return _SHORTEST_SUPERBLOCK
+    version = block[0]
     if version in (0, 1):
         start, width = 16 + 4 * version, block[5]
         position = start + 2 * width

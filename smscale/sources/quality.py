@@ -6,12 +6,15 @@ open water and uncorrected radio interference. Then
 strict : only retrievals that SMAP recommends (this empties high mountains)
 paper : every successful retrieval without precipitation; bare ground is left to whoever has the land cover
 weighted : every successful retrieval, weighted by the inverse of its error variance
+
+`quality` counts each retrieval that goes once, under the first reason that holds; `flag_counts` counts every bit that is set.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -28,6 +31,14 @@ Mask = NDArray[np.bool_]
 DEFAULT_ERRORS = {"recommended": 0.04, "not_recommended": 0.08}
 #: SMAP sets its static water flag above this share of the cell; where the flag is missing the fraction decides.
 WATER_FRACTION = 0.05
+
+#: Our flag variables, and the table of their bits.
+_TABLE_OF = {
+    "retrieval_quality": "retrieval_quality",
+    "surface_flag": "surface_flag",
+    "tb_quality_h": "tb_quality",
+    "tb_quality_v": "tb_quality",
+}
 
 _SNOW_ICE = ("snow_or_ice", "permanent_snow_or_ice")
 _FROZEN = ("frozen_ground_radiometer", "frozen_ground_model")
@@ -63,7 +74,8 @@ def quality(
     ----------
     ds : as `open_smap` gives it, any dimensions; a flag that it lacks (SPL4SM has none) is not applied
     policy : see the module
-    errors : m3 m-3, error of `recommended` and `not_recommended` retrievals, for `weighted`
+    errors : m3 m-3, for `weighted`: the error of `recommended` and of `not_recommended` retrievals, and of those with any further
+        named bit set, as {"dense_vegetation": 0.10, "mountains": 0.09}; of all that apply to a retrieval the largest counts
 
     Returns
     -------
@@ -71,9 +83,15 @@ def quality(
     weight : float32, 0 where not kept; 1 / error^2 for `weighted`, else 1
     counts : cells, retrieved, kept, and per reason the retrieved cells that went, each under the first reason that holds, so that
         retrieved = kept + the sum of the reasons
+
+    Raises
+    ------
+    InputError
+        for a policy, or an error's name or value, that is none.
     """
     if policy not in get_args(Policy):
         raise InputError(f"quality policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
+    errors = checked_errors(errors)
     soil_moisture = ds["soil_moisture"]
     retrieved = np.isfinite(soil_moisture.values)
     keep = retrieved.copy()
@@ -147,10 +165,84 @@ def _uncorrected(flag: xr.DataArray) -> Mask:
 
 
 def _weights(ds: xr.Dataset, policy: Policy, errors: Mapping[str, float]) -> NDArray[np.float64]:
+    """1 / variance, where a retrieval's variance is the largest of those that apply to it."""
     shape = ds["soil_moisture"].shape
     if policy != "weighted":
         return np.ones(shape)
-    wanted = set(DEFAULT_ERRORS)
-    if set(errors) != wanted or min(errors.values()) <= 0:
-        raise InputError(f"errors needs positive {', '.join(sorted(wanted))} in m3 m-3, got {dict(errors)}")
-    return np.where(recommended(ds), errors["recommended"] ** -2.0, errors["not_recommended"] ** -2.0)
+    error = np.where(recommended(ds), errors["recommended"], errors["not_recommended"])
+    for name in set(errors) - set(DEFAULT_ERRORS):
+        for flag in _flags_with(name):
+            if flag in ds:
+                error = np.where(flag_set(ds[flag], _TABLE_OF[flag], name), np.maximum(error, errors[name]), error)
+    return error**-2.0
+
+
+def _flags_with(name: str) -> list[str]:
+    """Flag variables that have a bit of that name."""
+    return [flag for flag, table in _TABLE_OF.items() if name in TABLES[table]]
+
+
+# -- what a recipe says, what a report shows ------------------------------------------------------
+
+
+def checked_errors(errors: Mapping[str, Any]) -> dict[str, float]:
+    """Errors per flag, m3 m-3, as `quality` takes them; a name or value that is none is refused in one line.
+
+    Example
+    -------
+    >>> checked_errors({"recommended": 0.04, "not_recommended": 0.08, "mountains": 0.09})["mountains"]
+    0.09
+    """
+    known = [
+        *DEFAULT_ERRORS,
+        *(n for t in dict.fromkeys(_TABLE_OF.values()) for n in TABLES[t] if n not in DEFAULT_ERRORS),
+    ]
+    for name, value in errors.items():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise InputError(f"errors has no flag {name!r}; {hint}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise InputError(f"errors needs positive numbers up to 1 m3 m-3; {name} is {value!r}")
+    lacking = [name for name in DEFAULT_ERRORS if name not in errors]
+    if lacking:
+        raise InputError(
+            f"errors needs positive {', '.join(DEFAULT_ERRORS)} in m3 m-3, got {dict(errors)}: add {', '.join(lacking)}"
+        )
+    return {name: float(value) for name, value in errors.items()}
+
+
+def flag_counts(ds: xr.Dataset) -> dict[str, dict[str, int]]:
+    """How many retrieved cells have each bit set: a cell with three bits counts three times, unlike in `quality`.
+
+    Parameters
+    ----------
+    ds : as `open_smap` or `smap_steps` gives it
+
+    Returns
+    -------
+    flag variable -> `retrieved` (cells with a finite soil moisture), `missing` (of those without this flag), then every bit by
+    name, also those that no cell has; `flag_meanings` says what each means. Counts of parts of a period add up.
+    """
+    retrieved = np.isfinite(ds["soil_moisture"].values)
+    counts: dict[str, dict[str, int]] = {}
+    for flag, table in _TABLE_OF.items():
+        if flag not in ds:
+            continue
+        values = ds[flag].values[retrieved]
+        known = values[values != FLAG_FILL]
+        bits = {name: int(np.count_nonzero(known & np.uint16(bit))) for name, bit in TABLES[table].items()}
+        counts[flag] = {"retrieved": values.size, "missing": values.size - known.size, **bits}
+    return counts
+
+
+def flag_meanings(flag: str) -> dict[str, str]:
+    """What each bit of a flag variable says, by its name.
+
+    Parameters
+    ----------
+    flag : "retrieval_quality", "surface_flag", "tb_quality_h" or "tb_quality_v"
+    """
+    if flag not in _TABLE_OF:
+        raise InputError(f"no flag is called {flag!r}; known are {', '.join(_TABLE_OF)}")
+    return dict(TABLES["meanings"][_TABLE_OF[flag]])

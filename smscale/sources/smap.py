@@ -1,13 +1,14 @@
-"""SMAP soil moisture: SPL3SMP (and its 9 km kin SPL3SMP_E), SPL2SMP, SPL4SMAU and SPL4SMGP, on their EASE-Grid 2.0 cells.
+"""SMAP soil moisture: SPL3SMP and SPL2SMP, their 9 km kin SPL3SMP_E and SPL2SMP_E, SPL4SMAU and SPL4SMGP, on EASE-Grid 2.0 cells.
 
-Every finite retrieval is kept: quality control is `smscale.sources.quality`. Names of data sets and flags: smap_tables.json.
+Every finite retrieval is kept: quality control is `smscale.sources.quality`. Values are read where they are touched
+(`smap_layers`). Names of data sets and flags: smap_tables.json.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -17,33 +18,52 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
-from xarray.backends import BackendEntrypoint
+from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.core import indexing
 
 from smscale.errors import InputError
 from smscale.grid import EASE2_GRIDS, Grid
 from smscale.schema import OVERPASSES, VARIABLES
-from smscale.sources.files import HDF_LOCK, check
+from smscale.sources.files import check
+from smscale.sources.smap_layers import (
+    FLAG_FILL,
+    FLOAT_FILL,
+    Cells,
+    Constant,
+    Layer,
+    Plane,
+    Source,
+    lazy,
+    opened,
+    parse_utc,
+)
+
+__all__ = ["FLAG_FILL", "TABLES", "SmapBackend", "open_smap", "parse_utc"]
 
 TABLES: dict[str, Any] = json.loads((files("smscale.sources") / "smap_tables.json").read_text())
-FLOAT_FILL: float = TABLES["fill"]["float"]
-FLAG_FILL: int = TABLES["fill"]["uint16"]
 
-#: tb_time_seconds counts from here; established from SPL2SMP files that hold both (their strings agree to 1 ms, leap seconds left out).
-J2000_UTC = np.datetime64("2000-01-01T12:00:00", "ns")
-#: How far a file's own latitude or placement may lie from the grid's, in cells.
+#: How far a file's own latitude, longitude or placement may lie from the grid's, in cells.
 _PLACEMENT_TOLERANCE = 0.01
+#: Of a window of more cells than this only some rows are compared with the grid: a shifted or flipped file shows in any.
+_CHECKED_CELLS, _CHECKED_ROWS = 1_000_000, 12
 
 _L3, _L2 = "Soil_Moisture_Retrieval_Data_AM", "Soil_Moisture_Retrieval_Data"
+#: Groups on the polar azimuthal grids (EPSG:6931), which are no rows and columns of latitude and longitude.
+_POLAR = re.compile(r"Soil_Moisture_Retrieval_Data_Polar(_AM|_PM)?$")
 _SHAPES = {(rows, columns): km for km, (columns, rows, _) in EASE2_GRIDS.items()}
+
+#: Name -> dimensions, lazy array, attributes.
+_Fields = dict[str, tuple[tuple[str, ...], BackendArray, dict[str, Any]]]
 
 
 def open_smap(path: str | Path, algorithm: str | None = None, grid: Grid | None = None) -> xr.Dataset:
     """One SMAP granule on its EASE-Grid 2.0 cells; quality control is not applied.
 
+    Headers are read and checked now, values when they are touched; the file does not stay open, and the Dataset pickles.
+
     Parameters
     ----------
-    path : SPL3SMP, SPL3SMP_E, SPL2SMP, SPL4SMAU or SPL4SMGP file (HDF5)
+    path : SPL3SMP, SPL3SMP_E, SPL2SMP, SPL2SMP_E, SPL4SMAU or SPL4SMGP file (HDF5)
     algorithm : "dca", "scav" or "scah"; None takes the product's own default, which the attribute `algorithm` names
     grid : a window of `Grid.ease2` of the file's resolution: only its cells are read, cells that the file lacks are missing
 
@@ -55,36 +75,41 @@ def open_smap(path: str | Path, algorithm: str | None = None, grid: Grid | None 
     soil_moisture : float32, m3 m-3, every finite retrieval, also outside the valid range; fill is NaN
     observation_time : datetime64[ns], UTC, NaT where not observed
     retrieval_quality, surface_flag : uint16 bit fields, 65534 where not observed (not in SPL4SM, which has none)
-    what quality control uses (vegetation_opacity, static_water_body_fraction, ...), float32, or SPL4SM's further fields
+    what quality control uses (vegetation_opacity, static_water_body_fraction, ...), float32, or SPL4SM's further fields;
+        what belongs to one algorithm is there only for the algorithm that was chosen
 
-    Coordinates lat, lon (degrees), y, x (metres); attributes product, version, algorithm, date (UTC), crs, row0, col0.
+    Coordinates lat, lon (degrees), y, x (metres); attributes product, version, release, algorithm, default_algorithm, date (UTC),
+    crs, row0, col0, resolution_km, source; `groups_not_read` names what lies on polar grids.
 
     Raises
     ------
     InputError
         if the file is broken, is no SMAP soil moisture, lacks the algorithm, or does not lie where its grid says.
     """
+    ds = _open(path, algorithm, grid)
+    for variable in ds.variables.values():
+        if isinstance(variable._data, indexing.LazilyIndexedArray):
+            variable.data = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(variable._data))
+    return ds
+
+
+def _open(path: str | Path, algorithm: str | None, grid: Grid | None) -> xr.Dataset:
+    """As `open_smap`, with nothing kept of what is read."""
     path = check(path, "HDF5")
-    with HDF_LOCK:
-        try:
-            with h5py.File(path, "r") as file:
-                return _read(file, path, algorithm, grid)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise InputError(f"{path}: cannot be read as SMAP HDF5 ({_one_line(error)}): download it again") from error
-
-
-def _read(file: h5py.File, path: Path, algorithm: str | None, grid: Grid | None) -> xr.Dataset:
-    if _L3 in file:
-        ds = _read_l3(file, path, algorithm, grid)
-    elif _L2 in file:
-        ds = _read_l2(file, path, algorithm, grid)
-    elif any(name in file for name in TABLES["analysis"]["groups"]):
-        ds = _read_l4(file, path, grid)
-    else:
-        raise InputError(
-            f"{path}: holds no SMAP soil moisture group (found {', '.join(list(file)[:5]) or 'nothing'}); "
-            f"expected SPL3SMP, SPL2SMP or SPL4SM"
-        )
+    with opened(path) as file:
+        if _L3 in file:
+            ds = _open_l3(file, path, algorithm, grid)
+        elif _L2 in file:
+            ds = _open_l2(file, path, algorithm, grid)
+        elif any(name in file for name in TABLES["analysis"]["groups"]):
+            ds = _open_l4(file, path, grid)
+        else:
+            raise InputError(
+                f"{path}: holds no SMAP soil moisture group (found {', '.join(list(file)[:5]) or 'nothing'}); "
+                f"expected SPL3SMP, SPL2SMP or SPL4SM"
+            )
+        if polar := [name for name in file if _POLAR.match(name)]:
+            ds.attrs["groups_not_read"] = ", ".join(polar)
     ds.attrs["source"] = path.name
     return ds
 
@@ -92,113 +117,158 @@ def _read(file: h5py.File, path: Path, algorithm: str | None, grid: Grid | None)
 # -- level 3: whole grid, a day, two overpasses ---------------------------------------------------
 
 
-def _read_l3(file: h5py.File, path: Path, algorithm: str | None, grid: Grid | None) -> xr.Dataset:
-    names = {"AM": _L3, "PM": _L3[:-2] + "PM"}
-    groups = {o: _Group(file[name], path, "_pm" if o == "PM" else "") for o, name in names.items() if name in file}
-    shape = next(iter(groups.values())).field("soil_moisture").shape
+def _open_l3(file: h5py.File, path: Path, algorithm: str | None, grid: Grid | None) -> xr.Dataset:
+    groups = []
+    for overpass, end in zip(OVERPASSES, ("", "_pm"), strict=True):
+        name = f"{_L3[:-2]}{overpass}"
+        if name not in file:
+            raise InputError(f"{path}: has no {overpass} group ({name}); expected both overpasses")
+        groups.append(_Group(file[name], path, end))
+    facts = _facts(file, path, algorithm, groups[0])
+    layers = [group.layers(facts) for group in groups]
+    shape = file[layers[0]["soil_moisture"][0].name].shape
     whole = _whole_grid(shape, path)
     window = whole if grid is None else grid
-    rows, cols = _locate(window, whole, path)
-    facts = _facts(file, path, algorithm)
-    layers = []
-    for overpass in OVERPASSES:
-        if overpass not in groups:
-            raise InputError(f"{path}: has no {overpass} group ({names[overpass]}); expected both overpasses")
-        group = groups[overpass]
-        _check_latitude(group, window, rows, cols, path)
-        layers.append(group.variables(facts, (rows, cols)))
-    common = [name for name in layers[0] if all(name in layer for layer in layers)]
+    _locate(window, whole, path)
+    place = Plane(window.shape, (window.row0, window.col0), shape)
+    for group in groups:
+        _check_place(group, window, place)
     dims = ("overpass", "lat", "lon")
-    data = {name: (dims, np.stack([layer[name][0] for layer in layers]), layers[0][name][1]) for name in common}
+    data: _Fields = {}
+    for name in [n for n in layers[0] if n in layers[1]]:
+        sources = [layer[name][0] for layer in layers]
+        _check_shapes(file, path, sources, shape)
+        data[name] = (dims, Layer(path, sources, place, stacked=True), layers[0][name][1])
     return _dataset(data, window, facts | _date(file, path)).assign_coords(
         overpass=("overpass", list(OVERPASSES), {"long_name": "AM descending, about 06:00 local; PM ascending, 18:00"})
     )
 
 
-def _check_latitude(group: _Group, window: Grid, rows: slice, cols: slice, path: Path) -> None:
-    """A file whose own latitudes are not the grid's is flipped or shifted: refuse it."""
-    if "latitude" not in group:
-        return
-    lat = group.field("latitude")[rows, cols]
-    known = (lat != FLOAT_FILL) & np.isfinite(lat)
-    tolerance = _PLACEMENT_TOLERANCE * -np.diff(window.lat_edges)
-    off = known & (np.abs(lat - window.lat[:, None]) > np.maximum(tolerance, 1e-4)[:, None])
+def _check_shapes(file: h5py.File, path: Path, sources: Iterable[Source], shape: tuple[int, ...]) -> None:
+    for source in sources:
+        if file[source.name].shape != shape:
+            raise InputError(f"{path}: {source.name} is {file[source.name].shape}, but its soil moisture {shape}")
+
+
+def _check_place(group: _Group, window: Grid, place: Plane) -> None:
+    """A file whose own latitudes or longitudes are not the grid's is flipped or shifted: refuse it."""
+    step = 1 if window.shape[0] * window.shape[1] <= _CHECKED_CELLS else max(1, window.shape[0] // _CHECKED_ROWS)
+    all_columns = slice(0, window.shape[1])
+    for row in range(0, window.shape[0], window.shape[0] if step == 1 else step):
+        rows = slice(row, window.shape[0] if step == 1 else row + 1)
+        for name, known in (("latitude", window.lat[rows, None]), ("longitude", window.lon[None, :])):
+            if name not in group or group.field(name).shape != place.stored:
+                continue
+            values = place.read(group.field(name), "float", rows, all_columns).astype(np.float64)
+            _refuse_elsewhere(group.path, name, values, np.broadcast_to(known, values.shape), window, row)
+
+
+def _refuse_elsewhere(
+    path: Path, name: str, values: np.ndarray, known: np.ndarray, window: Grid, first_row: int
+) -> None:
+    """Refuse where a file's own latitude or longitude (NaN where it says none) is not the known one, degrees."""
+    width = np.diff(window.lon_edges)[0] if name == "longitude" else (-np.diff(window.lat_edges)).min()
+    with np.errstate(invalid="ignore"):
+        off = np.abs(values - known) > max(_PLACEMENT_TOLERANCE * width, 1e-4)
     if off.any():
-        row = int(np.argwhere(off)[0][0])
+        at = tuple(int(i) for i in np.argwhere(off)[0])
         raise InputError(
-            f"{path}: its latitude in grid row {window.row0 + row} is not that of EASE-Grid 2.0 "
-            f"({window.lat[row]:.4f}; {int(off.sum())} cells differ): the file is flipped or shifted"
+            f"{path}: its {name} in grid row {window.row0 + first_row + at[0]} is not that of EASE-Grid 2.0 "
+            f"({known[at]:.4f}, found {values[at]:.4f}; {int(off.sum())} cells differ): the file is flipped or shifted"
         )
 
 
 # -- level 2: a list of cells of one half orbit ---------------------------------------------------
 
 
-def _read_l2(file: h5py.File, path: Path, algorithm: str | None, grid: Grid | None) -> xr.Dataset:
+def _open_l2(file: h5py.File, path: Path, algorithm: str | None, grid: Grid | None) -> xr.Dataset:
     group = _Group(file[_L2], path, "")
-    row, col = (group.field(f"EASE_{axis}_index")[:] for axis in ("row", "column"))
-    whole = Grid.ease2(36)
+    facts = _facts(file, path, algorithm, group)
+    whole = _ease2(9 if facts["product"].endswith("_E") else 36)
+    row, col = (group.field(f"EASE_{axis}_index")[:].astype(np.int64) for axis in ("row", "column"))
     placed = (row < whole.shape[0]) & (col < whole.shape[1])
     if not placed.any():
-        raise InputError(f"{path}: lists no cell of the 36 km grid ({row.size} entries, all fill)")
+        km = _resolution(whole)
+        raise InputError(f"{path}: lists no cell of the {km} km grid ({row.size} entries, all fill)")
+    _check_listed(group, whole, row, col, placed)
     if grid is None:
-        r, c = row[placed].astype(int), col[placed].astype(int)
+        r, c = row[placed], col[placed]
         window = whole.window(slice(r.min(), r.max() + 1), slice(c.min(), c.max() + 1))
     else:
         _locate(grid, whole, path)
         window = grid
-    cell_row, cell_col = row.astype(int) - window.row0, col.astype(int) - window.col0
-    inside = placed & (cell_row >= 0) & (cell_row < window.shape[0]) & (cell_col >= 0) & (cell_col < window.shape[1])
-    cells = np.ravel_multi_index((cell_row[inside], cell_col[inside]), window.shape)
-    duplicates = int(cells.size - np.unique(cells).size)
-    facts = _facts(file, path, algorithm)
-    data = {}
-    for name, (values, attrs) in group.variables(facts, (slice(None),)).items():
-        field = np.full(window.shape, _missing(values.dtype), dtype=values.dtype)
-        field.ravel()[cells] = values[inside]
-        data[name] = (("lat", "lon"), field, attrs)
-    direction = re.search(r"_\d{5}_([AD])_", path.name)
-    attrs = {"unplaced_cells": int((~placed).sum()), "duplicate_cells": duplicates}
-    if direction:
+    row, col = row - window.row0, col - window.col0
+    inside = placed & (row >= 0) & (row < window.shape[0]) & (col >= 0) & (col < window.shape[1])
+    cells = np.ravel_multi_index((row[inside], col[inside]), window.shape)
+    place = Cells(window.shape, np.flatnonzero(inside), cells, row.size)
+    layers = group.layers(facts)
+    _check_shapes(file, path, (source for source, _ in layers.values()), place.stored)
+    data: _Fields = {
+        name: (("lat", "lon"), Layer(path, [source], place), attrs) for name, (source, attrs) in layers.items()
+    }
+    attrs: dict[str, Any] = {
+        "unplaced_cells": int((~placed).sum()),
+        "duplicate_cells": int(cells.size - np.unique(cells).size),
+    }
+    if direction := re.search(r"_\d{5}_([AD])_", path.name):
         attrs["overpass"] = {"A": "PM", "D": "AM"}[direction[1]]
     return _dataset(data, window, facts | _date(file, path) | attrs)
+
+
+def _check_listed(group: _Group, whole: Grid, row: np.ndarray, col: np.ndarray, placed: np.ndarray) -> None:
+    """The stated latitude and longitude of each listed cell must be those of its row and column."""
+    for name, centres, index in (("latitude", whole.lat, row), ("longitude", whole.lon, col)):
+        if name in group:
+            values = group.field(name)[:].astype(np.float64)
+            values = np.where(placed & (values != FLOAT_FILL), values, np.nan)
+            known = centres[np.where(placed, index, 0)]
+            width = 360.0 / whole.shape[1]
+            off = np.abs(values - known) > _PLACEMENT_TOLERANCE * width * (4 if name == "latitude" else 1)
+            if off.any():
+                i = int(np.flatnonzero(off)[0])
+                raise InputError(
+                    f"{group.path}: cell {i} of its list says {name} {values[i]:.4f}, but its row {row[i]} and column {col[i]} "
+                    f"of the {_resolution(whole)} km EASE-Grid 2.0 lie at {known[i]:.4f} ({int(off.sum())} cells differ)"
+                )
 
 
 # -- level 4: analysed fields, possibly a cropped window ------------------------------------------
 
 
-def _read_l4(file: h5py.File, path: Path, grid: Grid | None) -> xr.Dataset:
+def _open_l4(file: h5py.File, path: Path, grid: Grid | None) -> xr.Dataset:
     table = TABLES["analysis"]
     group = file[next(name for name in table["groups"] if name in file)]
-    fields = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset) and item.ndim == 2}
+    fields = {n: item for n, item in group.items() if isinstance(item, h5py.Dataset) and item.ndim == 2}
+    fields = {n: item for n, item in fields.items() if item.dtype.kind == "f"}
     if not fields:
         raise InputError(f"{path}: {group.name} holds no two-dimensional field")
     shape = next(iter(fields.values())).shape
     own = _l4_grid(file, shape, path)
     window = own if grid is None else grid
     if grid is not None:
-        _locate(grid, Grid.ease2(_resolution(own)), path)
-    time = _granule_time(file, path)
-    data: dict[str, tuple] = {}
+        _locate(grid, _ease2(_resolution(own)), path)
+    place = Plane(window.shape, (window.row0 - own.row0, window.col0 - own.col0), shape)
+    dims = ("lat", "lon")
+    data: _Fields = {}
     for name, item in fields.items():
         plain = name.removesuffix(table["suffix"])
-        values = _window_of(item, own, window)
-        if values.dtype.kind == "f":
-            values = _decode(values, item)
+        ours = table["names"].get(plain, plain)
         attrs = {"long_name": _text(item.attrs.get("long_name", plain)), "units": _text(item.attrs.get("units", ""))}
-        data[table["names"].get(plain, plain)] = (("lat", "lon"), values, attrs)
+        source = Source(item.name, "float")
+        _check_shapes(file, path, [source], shape)
+        data[ours] = (dims, Layer(path, [source], place), attrs)
     if "soil_moisture" not in data:
         raise InputError(f"{path}: {group.name} has no surface soil moisture; found {', '.join(fields)}")
     data["soil_moisture"][2].update(VARIABLES["soil_moisture"].attrs)
-    data["observation_time"] = (
-        ("lat", "lon"),
-        np.broadcast_to(time, window.shape),
-        {"long_name": "time of analysis, UTC"},
-    )
+    time = _granule_time(file, path)
+    constant = Constant(time, np.dtype("datetime64[ns]"), window.shape)
+    data["observation_time"] = (dims, constant, {"long_name": "time of analysis, UTC"})
     facts = {
         "product": _product(file, path),
         "version": _version(file),
+        "release": _release(file, path),
         "algorithm": "analysis",
+        "default_algorithm": "analysis",
         "date": str(time)[:10],
     }
     return _dataset(data, window, facts)
@@ -227,19 +297,6 @@ def _l4_grid(file: h5py.File, shape: tuple[int, int], path: Path) -> Grid:
     return Grid.ease2(km).window(slice(row0, row0 + y.size), slice(col0, col0 + x.size))
 
 
-def _window_of(item: h5py.Dataset, own: Grid, window: Grid) -> NDArray:
-    """The part of a field that a window covers; fill where the file has no cells."""
-    r0, c0 = window.row0 - own.row0, window.col0 - own.col0
-    rows = slice(max(r0, 0), min(r0 + window.shape[0], own.shape[0]))
-    cols = slice(max(c0, 0), min(c0 + window.shape[1], own.shape[1]))
-    if (rows, cols) == (slice(r0, r0 + window.shape[0]), slice(c0, c0 + window.shape[1])):
-        return item[rows, cols]
-    out = np.full(window.shape, _missing(item.dtype), dtype=item.dtype)
-    if rows.start < rows.stop and cols.start < cols.stop:
-        out[rows.start - r0 : rows.stop - r0, cols.start - c0 : cols.stop - c0] = item[rows, cols]
-    return out
-
-
 # -- one group of retrievals ----------------------------------------------------------------------
 
 
@@ -261,120 +318,105 @@ class _Group:
             )
         return self.group[name + self.suffix]
 
-    def variables(self, facts: dict[str, Any], where: tuple[slice, ...]) -> dict[str, tuple[NDArray, dict]]:
-        """Decoded arrays with attributes, by our names."""
-        out: dict[str, tuple[NDArray, dict]] = {}
-        item = self._of_algorithm("soil_moisture", facts)
-        out["soil_moisture"] = (_decode(item[where], item), dict(VARIABLES["soil_moisture"].attrs))
-        out["retrieval_quality"] = (
-            self._of_algorithm("retrieval_qual_flag", facts)[where].astype(np.uint16),
-            _flag_attrs("retrieval_quality", "quality bits of the retrieval; 0 is recommended"),
-        )
-        out["surface_flag"] = (
-            self.field("surface_flag")[where].astype(np.uint16),
-            _flag_attrs("surface_flag", "ambient surface conditions"),
-        )
-        out["observation_time"] = (self._time(where), {"long_name": "time of observation, UTC"})
+    def layers(self, facts: Mapping[str, Any]) -> dict[str, tuple[Source, dict[str, Any]]]:
+        """Where each of our variables lies, and its attributes."""
+        out: dict[str, tuple[Source, dict[str, Any]]] = {
+            "soil_moisture": (
+                Source(self._of_algorithm("soil_moisture", facts).name, "float"),
+                dict(VARIABLES["soil_moisture"].attrs),
+            ),
+            "retrieval_quality": (
+                Source(self._of_algorithm("retrieval_qual_flag", facts).name, "flag"),
+                _flag_attrs("retrieval_quality", "quality bits of the retrieval; 0 is recommended"),
+            ),
+            "surface_flag": (
+                Source(self.field("surface_flag").name, "flag"),
+                _flag_attrs("surface_flag", "ambient surface conditions"),
+            ),
+            "observation_time": (self._time(), {"long_name": "time of observation, UTC"}),
+        }
         for name, entry in TABLES["variables"].items():
-            if entry["field"] not in self:
+            item = self._optional(entry, facts)
+            if item is None:
                 continue
-            item = self._of_algorithm(entry["field"], facts) if entry.get("algorithm") else self.field(entry["field"])
             if "flags" in entry:
-                out[name] = (item[where].astype(np.uint16), _flag_attrs(entry["flags"], entry["long_name"]))
+                out[name] = (Source(item.name, "flag"), _flag_attrs(entry["flags"], entry["long_name"]))
             else:
-                out[name] = (_decode(item[where], item), {"long_name": entry["long_name"], "units": entry["units"]})
+                out[name] = (Source(item.name, "float"), {"long_name": entry["long_name"], "units": entry["units"]})
         return out
 
-    def _of_algorithm(self, name: str, facts: dict[str, Any]) -> h5py.Dataset:
-        """The data set of the chosen algorithm; the plain name is the default algorithm's."""
-        for suffix in TABLES["algorithms"][facts["algorithm"]]["suffixes"]:
+    def _named(self, name: str, algorithm: str) -> h5py.Dataset | None:
+        """The data set that bears the algorithm's own suffix."""
+        for suffix in TABLES["algorithms"][algorithm]["suffixes"]:
             if f"{name}_{suffix}" in self:
                 return self.field(f"{name}_{suffix}")
-        if facts["algorithm"] == facts["default_algorithm"] or name not in ("soil_moisture", "retrieval_qual_flag"):
+        return None
+
+    def _of_algorithm(self, name: str, facts: Mapping[str, Any]) -> h5py.Dataset:
+        """The data set of the chosen algorithm; the plain name is the default algorithm's."""
+        chosen, default = facts["algorithm"], facts["default_algorithm"]
+        named = self._named(name, chosen)
+        if named is not None:
+            return named
+        if chosen == default:
             return self.field(name)
+        there = [a for a in TABLES["algorithms"] if self._named(name, a) is not None or a == default]
         raise InputError(
-            f"{self.path}: holds no {facts['algorithm']} soil moisture; its default is {facts['default_algorithm']}"
+            f"{self.path}: {self.group.name} holds no {chosen} {name}; it has {', '.join(there)} (its default is {default})"
         )
 
-    def _time(self, where: tuple[slice, ...]) -> NDArray[np.datetime64]:
+    def _optional(self, entry: Mapping[str, Any], facts: Mapping[str, Any]) -> h5py.Dataset | None:
+        """A data set that not every version has; one algorithm's is not given for another's."""
+        name = entry["field"]
+        if entry.get("algorithm"):
+            named = self._named(name, facts["algorithm"])
+            if named is not None or facts["algorithm"] != facts["default_algorithm"]:
+                return named
+        return self.field(name) if name in self else None
+
+    def _time(self) -> Source:
         if "tb_time_utc" in self:
-            return parse_utc(self.field("tb_time_utc")[where])
-        seconds = self.field("tb_time_seconds")[where]
-        time = np.full(seconds.shape, np.datetime64("NaT"), "datetime64[ns]")
-        known = np.isfinite(seconds) & (seconds != FLOAT_FILL)
-        time[known] = J2000_UTC + np.round(seconds[known] * 1e9).astype("timedelta64[ns]")
-        return time
+            return Source(self.field("tb_time_utc").name, "utc")
+        return Source(self.field("tb_time_seconds").name, "seconds")
 
-
-def parse_utc(text: NDArray) -> NDArray[np.datetime64]:
-    """Times of strings such as b"2015-08-11T02:21:22.474Z"; anything else is NaT.
-
-    Parameters
-    ----------
-    text : any shape, bytes (fixed length) or objects
-
-    Returns
-    -------
-    datetime64[ns], the same shape. Milliseconds written as `***` (a rounding overflow of NASA's writer) are 1000.
-    """
-    text = np.asarray(text)
-    if text.dtype.kind != "S":
-        flat = [t if isinstance(t, bytes) else str(t).encode() for t in text.ravel()]
-        text = np.array(flat, dtype="S24").reshape(text.shape)
-    out = np.full(text.shape, np.datetime64("NaT"), "datetime64[ns]").ravel()
-    padded = np.ascontiguousarray(text.astype("S24")).view(np.uint8).reshape(-1, 24)
-    digits = padded.astype(np.int16) - ord("0")
-    plain = (digits >= 0) & (digits <= 9)
-    places = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18]
-    good = plain[:, places].all(axis=1) & (padded[:, 4] == ord("-")) & (padded[:, 10] == ord("T"))
-    if not good.any():
-        return out.reshape(text.shape)
-    d = digits[good].astype(np.int64)
-
-    def number(columns: Iterable[int]) -> NDArray[np.int64]:
-        value = np.zeros(len(d), np.int64)
-        for column in columns:
-            value = value * 10 + d[:, column]
-        return value
-
-    months = (number(range(4)) - 1970) * 12 + number((5, 6)) - 1
-    seconds = (number((8, 9)) - 1) * 86400 + number((11, 12)) * 3600 + number((14, 15)) * 60 + number((17, 18))
-    overflow = (padded[good][:, 20:23] == ord("*")).all(axis=1)
-    thousandths = plain[good][:, 20:23].all(axis=1) & (padded[good][:, 19] == ord("."))
-    milliseconds = np.where(overflow, 1000, np.where(thousandths, number((20, 21, 22)), 0))
-    time = months.astype("datetime64[M]").astype("datetime64[ms]") + (seconds * 1000 + milliseconds).astype(
-        "timedelta64[ms]"
-    )
-    out[good] = time.astype("datetime64[ns]")
-    return out.reshape(text.shape)
+    def linked_algorithm(self) -> str | None:
+        """The algorithm whose data set the plain soil moisture is another name of (a hard link), if the file has it so."""
+        if "soil_moisture" not in self:
+            return None
+        plain = self.field("soil_moisture")
+        linked = [
+            a for a in TABLES["algorithms"] if (item := self._named("soil_moisture", a)) is not None and item == plain
+        ]
+        return linked[0] if len(linked) == 1 else None
 
 
 # -- what a file says of itself -------------------------------------------------------------------
 
 
-def _facts(file: h5py.File, path: Path, algorithm: str | None) -> dict[str, Any]:
-    """product, version, the chosen algorithm and the default one."""
-    version = _version(file)
-    default = _default_algorithm(version, path)
+def _facts(file: h5py.File, path: Path, algorithm: str | None, group: _Group) -> dict[str, Any]:
+    """product, version, release, the chosen algorithm and the default one."""
+    product, version, release = _product(file, path), _version(file), _release(file, path)
+    default = group.linked_algorithm() or _default_algorithm(product, version, release)
     chosen = default if algorithm is None else algorithm.lower().replace("-", "")
     if chosen not in TABLES["algorithms"]:
         raise InputError(f"algorithm must be one of {', '.join(TABLES['algorithms'])} or None, got {algorithm!r}")
     return {
-        "product": _product(file, path),
+        "product": product,
         "version": version,
+        "release": release,
         "algorithm": chosen,
         "default_algorithm": default,
     }
 
 
-def _default_algorithm(version: int, path: Path) -> str:
-    """The product's baseline, by its version, else by the composite release in its name (R18290); the newest if neither is known."""
+def _default_algorithm(product: str, version: int, release: str) -> str:
+    """The product's baseline, by its version, else by its composite release (R18290); the newest if neither is known."""
     table = TABLES["default_algorithm"]
-    release = re.search(r"_R(\d\d)\d{3}_", path.name)
-    if version:
-        new = version >= table["first_dca_version"]
+    number = re.match(r"R(\d\d)", release)
+    if version and product in table["first_dca_version"]:
+        new = version >= table["first_dca_version"][product]
     else:
-        new = release is None or int(release[1]) >= table["first_dca_release"]
+        new = number is None or int(number[1]) >= table["first_dca_release"]
     return table["after"] if new else table["before"]
 
 
@@ -392,10 +434,12 @@ def _product(file: h5py.File, path: Path) -> str:
     if short:
         return short
     for part, product in (
-        ("L3_SM_P_E", "SPL3SMP_E"),
-        ("L3_SM_P", "SPL3SMP"),
-        ("L2_SM_P", "SPL2SMP"),
-        ("L4_SM_aup", "SPL4SMAU"),
+        ("L3_SM_P_E_", "SPL3SMP_E"),
+        ("L3_SM_P_", "SPL3SMP"),
+        ("L2_SM_P_E_", "SPL2SMP_E"),
+        ("L2_SM_P_", "SPL2SMP"),
+        ("L4_SM_aup_", "SPL4SMAU"),
+        ("L4_SM_gph_", "SPL4SMGP"),
     ):
         if part in path.name:
             return product
@@ -405,6 +449,12 @@ def _product(file: h5py.File, path: Path) -> str:
 def _version(file: h5py.File) -> int:
     found = re.fullmatch(r"0*(\d+)", _metadata(file, "ECSVersionID"))
     return int(found[1]) if found else 0
+
+
+def _release(file: h5py.File, path: Path) -> str:
+    """The composite release, as R18290 (SPL4SM: Vv4030…): of the metadata, else of the name; empty if neither says."""
+    named = re.search(r"_(R\d{5}|Vv\d{4})_", path.name)
+    return _metadata(file, "CompositeReleaseID") or (named[1] if named else "")
 
 
 def _date(file: h5py.File, path: Path) -> dict[str, str]:
@@ -421,7 +471,7 @@ def _granule_time(file: h5py.File, path: Path) -> np.datetime64:
     """The middle of the period that the metadata state; else the time in the name."""
     begin, end = (_metadata(file, f"range{edge}DateTime") for edge in ("Beginning", "Ending"))
     if begin and end:
-        first, last = parse_utc(np.array([begin, end], dtype="S24"))
+        first, last = parse_utc(np.array([begin.encode(), end.encode()]))
         if not (np.isnat(first) or np.isnat(last)):
             return first + (last - first) / 2
     named = re.search(r"_(20\d\d)(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)_", path.name)
@@ -434,7 +484,8 @@ def _granule_time(file: h5py.File, path: Path) -> np.datetime64:
 # -- small things ---------------------------------------------------------------------------------
 
 
-def _dataset(data: dict[str, tuple], grid: Grid, attrs: dict[str, Any]) -> xr.Dataset:
+def _dataset(data: _Fields, grid: Grid, attrs: dict[str, Any]) -> xr.Dataset:
+    variables = {name: xr.Variable(dims, lazy(array), said) for name, (dims, array, said) in data.items()}
     coords = {
         "lat": ("lat", grid.lat, VARIABLES["latitude"].attrs),
         "lon": ("lon", grid.lon, VARIABLES["longitude"].attrs),
@@ -442,7 +493,7 @@ def _dataset(data: dict[str, tuple], grid: Grid, attrs: dict[str, Any]) -> xr.Da
         "x": ("lon", grid.x, {"units": "m", "standard_name": "projection_x_coordinate"}),
     }
     place = {"crs": grid.crs, "row0": grid.row0, "col0": grid.col0, "resolution_km": _resolution(grid)}
-    return xr.Dataset(data, coords, attrs | place)
+    return xr.Dataset(variables, coords, attrs | place)
 
 
 def _resolution(grid: Grid) -> int:
@@ -463,28 +514,13 @@ def _whole_grid(shape: tuple[int, ...], path: Path) -> Grid:
     return _ease2(_SHAPES[tuple(shape)])  # type: ignore[index]
 
 
-def _locate(window: Grid, whole: Grid, path: Path) -> tuple[slice, slice]:
-    """Rows and columns of a window in the whole grid."""
+def _locate(window: Grid, whole: Grid, path: Path) -> None:
+    """Refuse a window that is none of the whole grid."""
     rows = slice(window.row0, window.row0 + window.shape[0])
     cols = slice(window.col0, window.col0 + window.shape[1])
     fits = rows.stop <= whole.shape[0] and cols.stop <= whole.shape[1] and min(rows.start, cols.start) >= 0
     if window is not whole and not (fits and window == whole.window(rows, cols)):
         raise InputError(f"{path}: {window} is no window of its EASE-Grid 2.0 of {_resolution(whole)} km")
-    return rows, cols
-
-
-def _decode(values: NDArray, item: h5py.Dataset) -> NDArray[np.float32]:
-    """float32 with NaN for the fill that the data set states (or -9999)."""
-    fill = item.attrs.get("_FillValue", FLOAT_FILL)
-    values = values.astype(np.float32)
-    values[(values == np.float32(np.ravel(fill)[0])) | (values == np.float32(FLOAT_FILL))] = np.nan
-    return values
-
-
-def _missing(dtype: np.dtype) -> Any:
-    if dtype.kind == "f":
-        return np.nan
-    return np.datetime64("NaT") if dtype.kind == "M" else FLAG_FILL
 
 
 def _flag_attrs(table: str, long_name: str) -> dict[str, Any]:
@@ -502,10 +538,6 @@ def _text(value: Any) -> str:
     return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 class SmapBackend(BackendEntrypoint):
     """xarray engine "smap": `xarray.open_dataset(path, engine="smap")` is `open_smap(path)`."""
 
@@ -520,9 +552,9 @@ class SmapBackend(BackendEntrypoint):
         algorithm: str | None = None,
         grid: Grid | None = None,
     ) -> xr.Dataset:
-        """See `open_smap`."""
+        """See `open_smap`; xarray keeps what it has read, or not (`cache=`)."""
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
-        return open_smap(filename_or_obj, algorithm, grid).drop_vars(dropped, errors="ignore")
+        return _open(filename_or_obj, algorithm, grid).drop_vars(dropped, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether the name is a SMAP soil moisture granule's."""

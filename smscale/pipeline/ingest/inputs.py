@@ -1,0 +1,179 @@
+"""Which files a run reads: found in a folder, told apart, and what is set aside or missing named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from smscale import sinusoidal
+from smscale.config import Recipe
+from smscale.cube import AREA, Lattice, lst_file_dates
+from smscale.errors import InputError
+from smscale.grid import Grid
+from smscale.pipeline.layout import Layout
+from smscale.sources.appeears import lattice_of
+from smscale.sources.catalogue import FAMILIES, Catalogue, Granule, scan
+from smscale.sources.products import calendar
+from smscale.sources.stations import ColumnMap
+
+#: Families without which there is no map.
+REQUIRED = ("SPL3SMP", "LST", "VI", "ET", "LC", "DEM")
+#: Composites: cadence -> family.
+COMPOSITES = {"eight_day": "ET", "sixteen_day": "VI"}
+#: Companions of product files that nobody reads: documentation, previews, metadata, station descriptions.
+IGNORED = (".xml", ".txt", ".md", ".yaml", ".json", ".jsonl", ".jpg", ".png", "static_variables.csv", ".qml", ".pdf")
+#: Elevation cells beyond a block that slope and aspect need, degrees (SRTM's 3 arc-seconds, three of them).
+DEM_HALO = 0.0025
+
+Tile = tuple[int, int]
+#: Files of one date: tile -> paths (day and night of VIIRS are two).
+OfDate = Mapping[Tile, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of one run: granules of each family, elevation tiles, stations, and what was set aside and why."""
+
+    granules: Mapping[str, tuple[Granule, ...]]
+    dem: tuple[str, ...]
+    dem_boxes: tuple[tuple[float, float, float, float], ...]
+    stations: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...]
+
+    @property
+    def files(self) -> list[str]:
+        """Every file that is read."""
+        granules = [path for found in self.granules.values() for g in found for path in map(str, g.files)]
+        return [*granules, *self.dem, *self.stations]
+
+    def dem_touching(self, grid: Grid) -> tuple[str, ...]:
+        """Elevation tiles that a window and its halo touch."""
+        west, south, east, north = grid.bounds
+        return tuple(
+            path
+            for path, (w, s, e, n) in zip(self.dem, self.dem_boxes, strict=True)
+            if w < east + DEM_HALO and e > west - DEM_HALO and s < north + DEM_HALO and n > south - DEM_HALO
+        )
+
+    def by_date(self, family: str) -> dict[str, dict[Tile, tuple[str, ...]]]:
+        """The files of a family: date -> tile -> paths."""
+        found: dict[str, dict[Tile, tuple[str, ...]]] = {}
+        for granule in self.granules[family]:
+            tiles = found.setdefault(granule.date, {})
+            tile = granule.tile or AREA
+            tiles[tile] = (*tiles.get(tile, ()), *map(str, granule.files))
+        return found
+
+    def lattice(self, family: str) -> Lattice | None:
+        """The pixels of a family whose layers were cut out of their tiles (AppEEARS); None for whole tiles."""
+        first = next(iter(self.granules[family]), None)
+        return Lattice(*lattice_of(first.path)) if first is not None and first.layers else None
+
+    def composites(self, cadence: str, layout: Layout) -> list[tuple[str, str]]:
+        """First and last day of the composites of which there is a granule, within the period and one on each side of it."""
+        granules = self.granules[COMPOSITES[cadence]]
+        if not granules:
+            return []
+        there = {g.date for g in granules}
+        days = calendar(granules[0].product, *layout.widened(composite_length(cadence)))
+        return [(str(first), str(last)) for first, last in days if str(first) in there]
+
+    @property
+    def years(self) -> list[int]:
+        """Years of the land cover."""
+        return sorted({int(g.date[:4]) for g in self.granules["LC"]})
+
+
+def composite_length(cadence: str) -> int:
+    """Days of a whole composite."""
+    return {"eight_day": 8, "sixteen_day": 16}[cadence]
+
+
+def gather(folder: Path, layout: Layout, recipe: Recipe) -> Inputs:
+    """What a run takes from a folder; refuses where one family is not there at all."""
+    columns = column_map(recipe)
+    catalogue = scan(folder, columns) if folder.is_dir() else Catalogue(folder, (), (), (), (), (), ())
+    granules = _granules(catalogue, layout, recipe)
+    covering = set(catalogue.dem_covering(layout.grid.bounds))
+    tiles_of_dem = [tile for tile in catalogue.dem_tiles if tile.path in covering]
+    dem = tuple(str(tile.path) for tile in tiles_of_dem)
+    absent = [family for family in REQUIRED if not (dem if family == "DEM" else granules[family])]
+    if absent:
+        where = (
+            f"{folder}: " if folder.is_dir() else f"inputs: there is no folder {folder}; it should hold the raw files. "
+        )
+        raise InputError(where + _what_is_missing(catalogue, layout, absent))
+    stations = _station_files(catalogue, columns is not None)
+    problems = _set_aside(catalogue, granules, stations, layout)
+    return Inputs(granules, dem, tuple(t.box for t in tiles_of_dem), tuple(str(p) for p in stations), tuple(problems))
+
+
+def _granules(catalogue: Catalogue, layout: Layout, recipe: Recipe) -> dict[str, tuple[Granule, ...]]:
+    """Granules by family, of one series of products each: Aqua's and Terra's views are not mixed."""
+    bounds, (start, end) = layout.grid.bounds, layout.period
+    tiles = set(sinusoidal.tiles_of_box(*bounds))
+    smap = [str(d) for d in np.arange(np.datetime64(start) - 1, np.datetime64(end) + 2)]
+    dates: dict[str, list[str] | None] = {"SPL3SMP": smap, "LST": lst_file_dates(start, end, layout.grid.lon)}
+    wide = {family: layout.widened(composite_length(cadence)) for cadence, family in COMPOSITES.items()}
+    dates |= {
+        family: [str(d) for d in np.arange(np.datetime64(first), np.datetime64(last) + 1)]
+        for family, (first, last) in wide.items()
+    }
+    dates["LC"] = None
+    found = {}
+    for family, days in dates.items():
+        where = None if family == "SPL3SMP" else tiles
+        series = recipe.products.get(family)
+        if series is None:
+            found[family] = catalogue.of_one_series(family, days, where)
+        else:
+            found[family] = catalogue.select(family, days, where, series)
+    return found
+
+
+def _set_aside(
+    catalogue: Catalogue, granules: Mapping[str, Sequence[Granule]], stations: Sequence[Path], layout: Layout
+) -> list[tuple[str, str]]:
+    """Every file that is not read, and every one that is missing: (name, why)."""
+    aside = [(g.path.name, "an older production of a granule that is there twice") for g in catalogue.duplicates]
+    used = {g.path for found in granules.values() for g in found}
+    aside += [
+        (g.path.name, "outside the region or period, or of another product")
+        for g in catalogue.granules
+        if g.path not in used
+    ]
+    aside += [(p.name, "not a file that is read here") for p in catalogue.unknown if not p.name.endswith(IGNORED)]
+    aside += [(p.name, reason) for p, reason in catalogue.problems]
+    series = {family: found[0].series for family, found in granules.items() if found}
+    aside += [
+        (lack.family, str(lack))
+        for lack in catalogue.missing(catalogue.needs(*layout.period, layout.grid.bounds, products=series))
+    ]
+    aside += [("several products", line) for line in (*catalogue.mixtures, *catalogue.rivals)]
+    other = "stations of another form (ISMN files, or tables) beside those that are read"
+    return aside + [(p.name, other) for p in catalogue.station_files if p not in stations]
+
+
+def column_map(recipe: Recipe) -> ColumnMap | None:
+    """How the station tables of a recipe are read, its own station table found beside the recipe or beside the data."""
+    if recipe.stations is None:
+        return None
+    columns = ColumnMap.from_mapping(recipe.stations, where=f"{Path(recipe.path).name}: stations")
+    beside = recipe.resolve(str(columns.table)) if columns.table else None
+    return replace(columns, table=str(beside)) if beside is not None and beside.is_file() else columns
+
+
+def _station_files(catalogue: Catalogue, mapped: bool) -> list[Path]:
+    """Tables, where the recipe says how to read them; else ISMN files where there are some (a nature run has both), else all."""
+    is_ismn = {path: path.suffix in (".stm", ".zip") for path in catalogue.station_files}
+    return [path for path, ismn in is_ismn.items() if ismn != mapped] or list(is_ismn)
+
+
+def _what_is_missing(catalogue: Catalogue, layout: Layout, absent: Sequence[str]) -> str:
+    lacks = catalogue.missing(catalogue.needs(*layout.period, layout.grid.bounds, stations_too=False))
+    named = "; ".join(str(m) for m in lacks if m.family in absent)
+    known = ", ".join(f"{f} ({' or '.join(FAMILIES[f]['products'])})" for f in absent)
+    return named or f"nothing for the region and period of {known}"

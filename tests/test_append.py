@@ -1,0 +1,162 @@
+"""Days, tiles and composites that come later: the cube of many small ingests is that of one, and finished shards stay."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from smscale import config, store
+from smscale.pipeline.ingest import arrays, ingest
+from smscale.pipeline.layout import layout_of
+from smscale.pipeline.run import Run
+from smscale.workspace import Workspace
+
+GROUPS = ("fine/overpass", "fine/eight_day", "fine/sixteen_day", "fine/static", "fine/land_cover", "coarse", "stations")
+FIRST, LAST = "2017-07-10", "2017-07-15"
+
+
+@pytest.fixture(scope="module")
+def raw(tiny_run, tmp_path_factory):
+    """The raw files of the tiny world, by hard links, so that some can be taken away."""
+    folder = tmp_path_factory.mktemp("raw") / "files"
+    shutil.copytree(
+        tiny_run / "world", folder, copy_function=os.link, ignore=shutil.ignore_patterns("*.zarr", "ledger")
+    )
+    return folder
+
+
+@pytest.fixture
+def recipe(tiny_recipe):
+    made = replace(config.read(tiny_recipe), world=None, inputs="raw", region=(102.8, 31.66, 103.7, 32.34))
+    return replace(made, period=(FIRST, LAST))
+
+
+def cube(recipe, root, raw, last=LAST):
+    """Ingest the days up to `last` into the workspace at `root`; the blocks that were done, by key."""
+    made = replace(recipe, period=(FIRST, last))
+    workspace = Workspace(Path(root))
+    before = ages(workspace)
+    ingest(Run(made, workspace, ("ingest", "match"), progress=False), layout_of(made), raw)
+    return {key for key, age in ages(workspace).items() if before.get(key) != age}
+
+
+def ages(workspace):
+    folder = workspace.ledger("ingest").folder
+    return {p.stem: p.stat().st_mtime_ns for p in folder.glob("*.json")} if folder.is_dir() else {}
+
+
+def shards(root):
+    """Digest of every chunk of the fine variables below a workspace."""
+    found = (p for p in Path(root, "cube.zarr", "fine").rglob("c/*") if p.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found if "/values/" in str(p)}
+
+
+def assert_same_cube(a, b):
+    for group in GROUPS:
+        left, right = (xr.open_zarr(Path(r, "cube.zarr"), group=group, consolidated=False) for r in (a, b))
+        xr.testing.assert_identical(left.load(), right.load())
+    assert not store.exists(Path(a, "cube.zarr"), "fine/overpass_newest")
+
+
+@pytest.fixture(scope="module")
+def at_once(tiny_run, tiny_recipe, raw, tmp_path_factory):
+    made = replace(config.read(tiny_recipe), world=None, inputs="raw", region=(102.8, 31.66, 103.7, 32.34))
+    root = tmp_path_factory.mktemp("once")
+    cube(made, root, raw)
+    return root
+
+
+def test_days_added_one_by_one_give_the_cube_of_one_go_and_touch_no_finished_shard(recipe, raw, at_once, tmp_path):
+    held = {}
+    lengths = []
+    for last in ("2017-07-12", "2017-07-13", "2017-07-14", LAST):  # shards of 2 days
+        cube(recipe, tmp_path, raw, last)
+        now = shards(tmp_path)
+        changed = {name for name in held if "newest" not in name and now.get(name) != held[name]}
+        assert all(name.startswith("cube.zarr/fine/overpass/values/c/1/") for name in changed), changed
+        assert not changed or last == "2017-07-13"  # the last shard was not full: the third and fourth day fill it
+        held = now
+        opened = Workspace(tmp_path)
+        assert opened.fine["overpass"].sizes["time"] == opened.steps.sizes["time"] == opened.coarse.sizes["time"]
+        lengths.append((opened.steps.sizes["time"], arrays.newest_steps(str(opened.cube))))
+    assert lengths == [(6, 0), (8, 0), (10, 2), (12, 0)]  # the fifth day waits in a shard of its own
+    assert_same_cube(tmp_path, at_once)
+
+
+def test_the_newest_days_are_part_of_the_opened_cube(recipe, raw, at_once, tmp_path):
+    cube(recipe, tmp_path, raw, "2017-07-13")
+    cube(recipe, tmp_path, raw, "2017-07-14")
+    opened, whole = Workspace(tmp_path).fine["overpass"], Workspace(at_once).fine["overpass"]
+    assert store.exists(Path(tmp_path, "cube.zarr"), "fine/overpass_newest")
+    xr.testing.assert_equal(opened.load(), whole.isel(time=slice(0, 10)).load())
+
+
+def test_a_granule_that_comes_late_costs_only_the_blocks_that_it_touches(recipe, raw, at_once, tmp_path):
+    partial = tmp_path / "raw"
+    shutil.copytree(raw, partial, copy_function=os.link)
+    (late,) = partial.rglob("MYD11A1.A2017192*.hdf")
+    away = tmp_path / late.name
+    late.rename(away)
+    cube(recipe, tmp_path / "w", partial)
+    held = shards(tmp_path / "w")
+    away.rename(late)
+    done = cube(recipe, tmp_path / "w", partial)
+    # 2017-07-11: its own two days, and the night of the next morning.
+    assert done == {"overpass.0-v05", "overpass.4-v05"}
+    now = shards(tmp_path / "w")
+    assert {name.split("/values/")[0] for name in held if held[name] != now[name]} <= {"cube.zarr/fine/overpass"}
+    assert_same_cube(tmp_path / "w", at_once)
+
+
+def test_a_composite_that_comes_late_lies_where_it_belongs(recipe, raw, at_once, tmp_path):
+    partial = tmp_path / "raw"
+    shutil.copytree(raw, partial, copy_function=os.link)
+    composites = sorted(partial.rglob("MOD16A2*.hdf"))
+    away = tmp_path / composites[0].name
+    composites[0].rename(away)
+    cube(recipe, tmp_path / "w", partial)
+    assert Workspace(tmp_path / "w").fine["eight_day"].sizes["time"] == len(composites) - 1
+    away.rename(composites[0])
+    done = cube(recipe, tmp_path / "w", partial)
+    assert {key.split(".")[0] for key in done} == {"eight_day"}
+    assert_same_cube(tmp_path / "w", at_once)
+
+
+def test_nothing_new_is_nothing_to_do(recipe, raw, tmp_path):
+    cube(recipe, tmp_path, raw, "2017-07-12")
+    assert cube(recipe, tmp_path, raw, "2017-07-12") == set()
+
+
+def test_a_shorter_period_begins_anew(recipe, raw, tmp_path):
+    cube(recipe, tmp_path, raw)
+    cube(recipe, tmp_path, raw, "2017-07-11")
+    assert Workspace(tmp_path).steps.sizes["time"] == 4
+    assert (
+        json.loads((tmp_path / "ledger" / "ingest.json").read_text())["report"]["coverage"]["overpass"]["cells"]
+        == 4 * 6120
+    )
+
+
+@pytest.mark.parametrize("where", ["extend", "write", "publish", "remove"])
+def test_a_run_killed_while_days_are_added_goes_on(recipe, raw, at_once, tmp_path, monkeypatch, where):
+    cube(recipe, tmp_path, raw, "2017-07-13")
+    cube(recipe, tmp_path, raw, "2017-07-14")
+    original, calls = getattr(store, where), []
+
+    def dies(*args, **kwargs):
+        calls.append(args)
+        if args[1:] == ("fine/overpass_newest",) if where == "remove" else len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(store, where, dies)
+    with pytest.raises(KeyboardInterrupt):
+        cube(recipe, tmp_path, raw)
+    monkeypatch.setattr(store, where, original)
+    cube(recipe, tmp_path, raw)
+    assert_same_cube(tmp_path, at_once)
