@@ -209,7 +209,7 @@ def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], val
             raise StoreError(
                 f"{_path(group, name)}: axis {axis} must be written in multiples of its shard {shard}; got {start}:{stop}"
             )
-    values = np.ascontiguousarray(values, dtype=array.dtype)
+    values = _one_nan(np.ascontiguousarray(values, dtype=array.dtype))
     array[region] = values
     where = [[*part.indices(size)[:2]] for part, size in zip(region, array.shape, strict=False)]
     return {
@@ -218,6 +218,11 @@ def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], val
         "region": where,
         "checksum": checksum(values),
     }
+
+
+def _one_nan(values: np.ndarray) -> np.ndarray:
+    """Values with every NaN of the same bits: a chunk of nothing but NaN is not stored, and reads as the fill's."""
+    return np.where(np.isnan(values), values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
 
 
 def read(url: str | Path, group: str, name: str, region: tuple[slice, ...] = ()) -> np.ndarray:
@@ -268,13 +273,20 @@ def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Data
             warnings.filterwarnings(
                 "ignore", "Object at .* is not recognized"
             )  # unfinished arrays beside finished ones
-            found = xr.open_zarr(store, group=group or None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
-            return found.assign_coords({n: _in_memory(c) for n, c in found.coords.items() if c.ndim <= 1})
+            found = xr.open_zarr(store, group=group or None, chunks=None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
+            found = found.assign_coords({n: _in_memory(c) for n, c in found.coords.items() if c.ndim <= 1})
+            return found.assign({n: v.chunk(_shards_of(v)) for n, v in found.data_vars.items()})
     except (FileNotFoundError, KeyError):
         where = f"{url}/{group}" if group else str(url)
         if not unfinished and sync(base(url).exists(f"{group}/{UNFINISHED}" if group else UNFINISHED)):
             raise StoreError(f"{where} is not finished: run the recipe again, it goes on where it stopped") from None
         raise StoreError(f"{where} does not exist: run the stage that makes it first") from None
+
+
+def _shards_of(data: xr.DataArray) -> dict[Any, int]:
+    """Cells of a shard along each dimension: the lazy chunks of an array, since smaller ones are a task each."""
+    sizes = data.encoding.get("shards") or data.encoding.get("chunks") or data.shape
+    return dict(zip(data.dims, sizes, strict=True))
 
 
 def _in_memory(coordinate: xr.DataArray) -> xr.DataArray:

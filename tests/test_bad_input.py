@@ -148,8 +148,8 @@ def damage_dem(folder: Path) -> None:
         ("MYD11A1.A2017195.h26v05", "say MOD13A2"),
         ("MYD11A1.A2017192.h27v06", "outside the region"),
         ("MYD11A1.A2017190.h26v05", "older production"),
-        ("MYD11A2.A2017190.h26v05", "not a file that is read here|of another product"),
-        ("MYD11A1.hdf", "not a file"),
+        ("MYD11A2.A2017190.h26v05", "older production"),  # its metadata say MYD11A1
+        ("MYD11A1.hdf", "web page"),
         ("SMAP_L3_SM_P_20170711", "truncated"),
         ("SMAP_L3_SM_P_20170712_R18290_001", "older production"),
         ("SPL3SMP", "2 of 7 missing: 2017-07-11, 2017-07-14"),
@@ -306,25 +306,30 @@ def test_too_few_samples_stop_in_one_line_and_nothing_old_shows(
 
 
 def test_different_algorithms_are_not_mixed(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second day of another default algorithm, in blocks of one day that do not see each other."""
-    from smscale.pipeline import ingest
+    """A day of another default algorithm, in blocks of one day that see only some of the files."""
+    from smscale.pipeline.ingest import coarse
 
     raw_folder(tiny_run, tmp_path / "raw")
-    original = ingest.open_smap
+    original = coarse.open_smap
 
     def versions(path: str, algorithm: str | None = None, grid: Any = None) -> Any:
         found = original(path, algorithm=algorithm, grid=grid)
         return found.assign_attrs(algorithm="scav") if "20170715" in path else found
 
-    monkeypatch.setattr(ingest, "open_smap", versions)
-    monkeypatch.setattr(
-        ingest,
-        "_smap_files",
-        lambda inputs, days: [str(inputs.granules["SPL3SMP"][-1 if str(days[0]) > "2017-07-13" else 0].path)],
-    )
+    monkeypatch.setattr(coarse, "open_smap", versions)
     recipe = write_recipe(tmp_path, chunks={"time": 1, "lat": 100, "lon": 100, "shard": [2, 1, 1]})
     with pytest.raises(InputError, match="different default algorithms"):
         run(recipe, tmp_path / "run", only="ingest")
+
+
+def test_algorithms_of_blocks_that_do_not_see_each_other_are_compared() -> None:
+    from smscale.pipeline.ingest.coarse import refuse_mixed
+
+    refuse_mixed([("dca", "9"), ("dca", "9")])
+    with pytest.raises(InputError, match=r"different default algorithms \(dca, scav\)"):
+        refuse_mixed([("dca", "9"), ("scav", "9")])
+    with pytest.raises(InputError, match="versions 8 and 9"):
+        refuse_mixed([("dca", "9"), ("dca", "8")])
 
 
 # -- recipes with mistakes ----------------------------------------------------------------------

@@ -66,7 +66,7 @@ def plain(path: Path, group: str | None = None) -> xr.Dataset:
         ("overpass", STEPS, ["lst", "lst_view_time"]),
         ("eight_day", 2, ["et"]),
         ("sixteen_day", 2, ["ndvi", "evi"]),
-        ("static", None, ["elevation", "slope", "aspect"]),
+        ("static", None, ["elevation", "slope", "aspect", "northness", "eastness"]),
     ],
 )
 def test_fine_groups_hold_one_cube_each(tiny_run: Path, group: str, times: int | None, names: list[str]) -> None:

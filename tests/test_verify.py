@@ -60,6 +60,25 @@ def test_shards_of_nothing_but_fill_have_no_file_and_are_no_defect(made: Workspa
     assert verify(made).defects == ()
 
 
+def test_chunks_of_nothing_but_nan_are_no_defect_whatever_their_bits(tmp_path: Path) -> None:
+    """A processor makes NaN with its sign set; zarr leaves a chunk of only NaN away, and it reads as the fill's NaN."""
+    workspace = Workspace(tmp_path)
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "recipe.json").write_text("{}")
+    template = xr.Dataset({"a": (("lat", "lon"), store.empty((4, 4), np.float32))})
+    store.create(workspace.maps_path, "", template, {"lat": 2, "lon": 2}, {"lat": 4, "lon": 4})
+    run([Task("0", _signed_nan, (str(workspace.maps_path),))], workspace.ledger("downscale"), progress=False)
+    store.publish(workspace.maps_path, "")
+    assert verify(workspace).defects == ()
+
+
+def _signed_nan(path: str) -> dict[str, object]:
+    values = np.ones((4, 4), np.float32)
+    values[:2, :2] = -np.float32(np.nan)
+    assert np.signbit(values[0, 0])
+    return {"written": [store.write(path, "", "a", (slice(0, 4), slice(0, 4)), values)]}
+
+
 @pytest.mark.parametrize("threads", [1, 5])
 @pytest.mark.parametrize(
     ("harm", "kind"),

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from smscale import store
+from smscale.features import match
 from smscale.pipeline.fuse import fusion_names, has_stations, observed_at_steps
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
@@ -25,16 +26,7 @@ TRACES = {
 
 
 #: Why what a sieve leaves out is left out.
-REASONS = {
-    "observed": "outside the swath",
-    "quality": "refused by quality control",
-    "land_cover": "water, ice, urban, or as the recipe excludes",
-    "lst": "cloud over too much of the cell",
-    "time": "LST too far in time",
-    "predictors": "another predictor missing",
-    "file": "no file of that day",
-    "value": "no value or no view time",
-}
+REASONS = {**match.REASONS, "file": "no file of that day", "value": "no value, or no view time"}
 
 
 def lst_flow(ingest: Mapping[str, Any]) -> dict[str, int]:

@@ -176,6 +176,8 @@ def _advice(flow: dict[str, int]) -> str:
         if count == 0:
             break
         before = name
+    if name == "time":
+        return "every LST is too far in time from its retrieval; raise match.tolerance_hours"
     return {
         None: "the period is empty",
         "all": "SMAP observed no cell in the region and period; check region, period and the SMAP granules",
@@ -192,4 +194,10 @@ def _correlations(table: pd.DataFrame, predictors: Sequence[str]) -> pd.DataFram
     subsets |= {str(s): (table["season"] == s).to_numpy() for s in table["season"].unique()}
     if "zone" in table:
         subsets |= {z: (table["zone"] == z).to_numpy() for z in ("NW", "SE")}
-    return correlations(table, "soil_moisture", list(predictors), {k: m for k, m in subsets.items() if m.sum() > 2})
+    return correlations(
+        table,
+        "soil_moisture",
+        list(predictors),
+        {k: m for k, m in subsets.items() if m.sum() > 2},
+        series=("cell", "overpass"),
+    )
