@@ -211,11 +211,22 @@ def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], val
             )
     values = _one_nan(np.ascontiguousarray(values, dtype=array.dtype))
     array[region] = values
-    where = [[*part.indices(size)[:2]] for part, size in zip(region, array.shape, strict=False)]
+    return _receipt(url, _path(group, name), region, values, array.shape)
+
+
+def receipt(url: str | Path, group: str, name: str) -> Receipt:
+    """A receipt for a small array that `create` wrote whole."""
+    values = read(url, group, name)
+    return _receipt(url, _path(group, name), (slice(None),) * values.ndim, values, values.shape)
+
+
+def _receipt(
+    url: str | Path, path: str, region: tuple[slice, ...], values: np.ndarray, shape: tuple[int, ...]
+) -> Receipt:
     return {
         "store": str(url).rstrip("/").rpartition("/")[2],
-        "array": _path(group, name),
-        "region": where,
+        "array": path,
+        "region": [[*part.indices(size)[:2]] for part, size in zip(region, shape, strict=True)],
         "checksum": checksum(values),
     }
 

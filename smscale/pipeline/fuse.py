@@ -21,7 +21,7 @@ from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.residuals import as_residual, remove_systematic
 from smscale.pipeline.downscale import map_template, status_counts
 from smscale.pipeline.layout import Layout
-from smscale.pipeline.run import Run
+from smscale.pipeline.run import Run, sealed
 from smscale.schema import Status
 from smscale.workspace import Workspace
 
@@ -56,12 +56,13 @@ def fuse(run: Run, layout: Layout) -> dict[str, Any]:
         if not fused:
             blocks_of(unfused_block, str(workspace.root), best)
             why = "no station has values in the region and period"
-            return {"background": best, "stations": 0, "final": f"soil_moisture_{best}", "why": why}
+            solved = {"background": best, "stations": 0, "final": f"soil_moisture_{best}", "why": why}
+            return solved | {"files": sealed(workspace, "maps.zarr")}
         solved = _solve(run, layout, best)
         results = blocks_of(
             block, str(workspace.root), best, recipe.fusion, recipe.bounds, fingerprint, solved["final"]
         )
-        return solved | {"status": _totals(names, results)}
+        return solved | {"status": _totals(names, results), "files": sealed(workspace, "maps.zarr")}
 
     def prepare() -> None:
         for name in ("status", *(f"{prefix}{other}" for other in FUSED for prefix in ("", "status_"))):

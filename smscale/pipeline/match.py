@@ -22,7 +22,7 @@ from smscale.features.upscale import Upscaler
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.plain import records
-from smscale.pipeline.run import Run
+from smscale.pipeline.run import Run, sealed
 from smscale.workspace import COORDINATES, Workspace, field_planes, plane_index
 
 #: Local solar hour from which a view of the night belongs to the evening before.
@@ -167,7 +167,12 @@ def _samples(run: Run, layout: Layout) -> dict[str, Any]:
     blocks.write_text(
         workspace.root / "samples.csv", paper_form.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     )
-    return {"flow": flow, "samples": len(table), "correlations": records(_correlations(table, recipe.predictors))}
+    return {
+        "flow": flow,
+        "samples": len(table),
+        "correlations": records(_correlations(table, recipe.predictors)),
+        "files": sealed(workspace, "cube.zarr/coarse", "samples.parquet", "samples.csv"),
+    }
 
 
 def _advice(flow: dict[str, int]) -> str:

@@ -13,6 +13,7 @@ from smscale import blocks, store
 from smscale.blocks import Task
 from smscale.config import Recipe
 from smscale.errors import RecipeError, StoreError
+from smscale.store_inspection import file_checksum, small_files
 from smscale.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -122,6 +123,21 @@ def _size_and_ends(path: Path) -> tuple[int, str]:
         file.seek(max(size - ENDS, ENDS))
         ends += file.read(ENDS)
     return size, hashlib.blake2b(ends, digest_size=16).hexdigest()
+
+
+def sealed(workspace: Workspace, *parts: str) -> dict[str, str]:
+    """Checksums of files of a workspace that no block's receipt covers, for `smscale verify`.
+
+    `parts` are files, folders of them, or groups of a Zarr store ("cube.zarr/fine": metadata and coordinates).
+    """
+    found: list[Path] = []
+    for part in parts:
+        path, (root, _, group) = workspace.root / part, part.partition("/")
+        if root.endswith(".zarr"):
+            found += small_files(workspace.root / root, group) if path.is_dir() else []
+        else:
+            found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return {p.relative_to(workspace.root).as_posix(): file_checksum(p) for p in found if p.is_file()}
 
 
 def claim(recipe: Recipe, workspace: Workspace) -> None:

@@ -16,7 +16,7 @@ from smscale.errors import InputError
 from smscale.models import save_model, selection, splits
 from smscale.models.zoo import importances
 from smscale.pipeline.plain import plain, records
-from smscale.pipeline.run import Run
+from smscale.pipeline.run import Run, sealed
 from smscale.workspace import Workspace
 
 TARGET = "soil_moisture"
@@ -53,7 +53,7 @@ def train(run: Run) -> dict[str, Any]:
                 )
             )
         results = run.blocks("train", tasks)
-        return _report(run, table, results, compared)
+        return {**_report(run, table, results, compared), "files": sealed(run.workspace, "models")}
 
     return run.stage("train", fingerprint, lambda: None, work)
 

@@ -22,7 +22,7 @@ from smscale.pipeline.ingest.fine import Source, composite_block, land_cover_blo
 from smscale.pipeline.ingest.inputs import COMPOSITES, Inputs, OfDate, column_map, gather
 from smscale.pipeline.ingest.report import merged, summary
 from smscale.pipeline.layout import Layout
-from smscale.pipeline.run import Run, file_fingerprints
+from smscale.pipeline.run import Run, file_fingerprints, sealed
 from smscale.workspace import NEWEST, OVERPASS
 
 __all__ = ["ingest"]
@@ -70,7 +70,8 @@ class _Work:
         steps = arrays.compaction(self.layout, self.path)
         if steps is not None:
             results = self._compact(steps, results)
-        return summary(self.inputs, results, self.run.recipe.modis.quality)
+        report = summary(self.inputs, results, self.run.recipe.modis.quality)
+        return {**report, "files": sealed(self.run.workspace, "cube.zarr/fine", "cube.zarr/stations")}
 
     def _groups(self) -> list[str]:
         groups = [f"fine/{cadence}" for cadence in schema.CADENCES] + ["fine/land_cover", "coarse"]

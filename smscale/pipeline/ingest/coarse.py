@@ -100,6 +100,7 @@ def stations_block(
         problems.append({"file": where, "what": "no station with values in the region and period", "count": 1})
     store.create(path, "stations", kept.load(), {}, None)
     return {
+        "written": [store.receipt(path, "stations", "soil_moisture")],
         "problems": problems,
         "stations": int(kept.sizes["station"]),
         "values": int(np.isfinite(kept["soil_moisture"]).sum()),
