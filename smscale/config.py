@@ -215,7 +215,15 @@ def read(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         _set(values, setting)
     recipe = build(Recipe, {**values, "path": str(path.resolve())}, where=path.name)
     _check(recipe, path.name)
-    return recipe
+    return dataclasses.replace(recipe, region=_folded(recipe.region))
+
+
+def _folded(region: tuple[float, float, float, float] | None) -> tuple[float, float, float, float] | None:
+    """A region in longitudes of -180..180, as every file and station is read."""
+    if region is None or region[0] < 180:
+        return region
+    west, south, east, north = region
+    return west - 360, south, east - 360, north
 
 
 class _NoRepeats(yaml.SafeLoader):
@@ -393,6 +401,8 @@ def _check(recipe: Recipe, where: str) -> None:
                 list(recipe.region),
                 "[west, south, east, north] in degrees with west < east and south < north",
             )
+        if w < 180 < e:
+            refuse("region", list(recipe.region), "a region on one side of 180 E: run its two sides one by one")
     if recipe.period is not None:
         try:
             first, last = (date.fromisoformat(d) for d in recipe.period)

@@ -354,6 +354,7 @@ def _stage_of(name: str, path: str) -> str:
 def _files(workspace: Workspace) -> tuple[list[Defect], int]:
     """Samples, models, report and whatever the stages recorded a checksum of."""
     defects, count = [], 0
+    told: set[Path] = set()
     for stage in stages(workspace):
         done = workspace.finished(stage)
         if done is None:
@@ -361,7 +362,8 @@ def _files(workspace: Workspace) -> tuple[list[Defect], int]:
         report = done.get("report") or {}
         for path, check in _expected(workspace, stage, report):
             count += 1
-            if wrong := _wrong(path, check):
+            if path not in told and (wrong := _wrong(path, check)):
+                told.add(path)
                 name = _relative(workspace, path)
                 kind = "layout" if name.startswith(tuple(f"{s}/" for s in STORES)) else "file"
                 defects.append(Defect(kind, name, wrong, (name,), stage))

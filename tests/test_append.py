@@ -36,6 +36,12 @@ def recipe(tiny_recipe):
     return replace(made, period=(FIRST, LAST))
 
 
+def linked(raw, folder):
+    """The raw files again, by hard links: some can be taken away."""
+    shutil.copytree(raw, folder, copy_function=os.link)
+    return folder
+
+
 def cube(recipe, root, raw, last=LAST):
     """Ingest the days up to `last` into the workspace at `root`; the blocks that were done, by key."""
     made = replace(recipe, period=(FIRST, last))
@@ -160,3 +166,68 @@ def test_a_run_killed_while_days_are_added_goes_on(recipe, raw, at_once, tmp_pat
     monkeypatch.setattr(store, where, original)
     cube(recipe, tmp_path, raw)
     assert_same_cube(tmp_path, at_once)
+
+
+@pytest.mark.parametrize("last", ["2017-07-16", "2017-07-17"])
+def test_a_run_killed_before_it_dropped_days_that_had_moved_takes_later_ones(recipe, raw, tmp_path, monkeypatch, last):
+    cube(recipe, tmp_path / "w", raw, "2017-07-13")
+    cube(recipe, tmp_path / "w", raw, "2017-07-14")
+    original = store.remove
+
+    def dies(*args):
+        if args[1:] == ("fine/overpass_newest",):
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(store, "remove", dies)
+    with pytest.raises(KeyboardInterrupt):
+        cube(recipe, tmp_path / "w", raw)
+    monkeypatch.setattr(store, "remove", original)
+    done = cube(recipe, tmp_path / "w", raw, last)
+    assert (
+        not {key for key in done if key.startswith("overpass.")} or last == "2017-07-17"
+    )  # four new steps fill a shard
+    cube(recipe, tmp_path / "once", raw, last)
+    opened, whole = (Workspace(tmp_path / name).fine["overpass"].load() for name in ("w", "once"))
+    xr.testing.assert_equal(opened, whole)
+
+
+def test_another_column_map_costs_the_stations_alone(recipe, raw, tmp_path):
+    cube(recipe, tmp_path, raw)
+    assert cube(replace(recipe, stations={"zone": "UTC"}), tmp_path, raw) == {"stations"}
+
+
+def test_what_says_where_stations_lie_is_an_input(recipe, raw, tmp_path):
+    partial = linked(raw, tmp_path / "raw")
+    table = partial / "places.csv"
+    table.write_text("station,lat,lon\na,32.0,103.0\n")
+    (partial / "values.csv").write_text("station,time,soil_moisture\na,2017-07-11 00:00,0.2\n")
+    for path in partial.rglob("*.stm"):
+        path.unlink()
+    for path in partial.rglob("*.csv"):
+        if path.name not in ("places.csv", "values.csv"):
+            path.unlink()
+    mapped = replace(recipe, stations={"table": "places.csv"})
+    cube(mapped, tmp_path / "w", partial)
+    assert Workspace(tmp_path / "w").stations["lon"].values.tolist() == [103.0]
+    problems = json.loads((tmp_path / "w" / "ledger" / "ingest.json").read_text())["report"]["problems"]
+    assert not [p for p in problems if p["file"] in ("places.csv", "values.csv")]
+    table.write_text("station,lat,lon\na,32.0,103.1\n")
+    assert cube(mapped, tmp_path / "w", partial) == {"stations"}
+    assert Workspace(tmp_path / "w").stations["lon"].values.tolist() == [103.1]
+
+
+def test_what_is_taken_away_leaves_nothing_behind(recipe, raw, tmp_path):
+    partial = linked(raw, tmp_path / "raw")
+    cube(recipe, tmp_path / "w", partial)
+    assert Workspace(tmp_path / "w").coarse["soil_moisture"][8:].notnull().any()
+    for path in [*partial.rglob("*.stm"), *partial.rglob("*stations*.csv")]:
+        path.unlink()
+    for day in ("13", "14", "15", "16"):
+        for path in partial.rglob(f"SMAP_L3_SM_P_201707{day}*.h5"):
+            path.unlink()
+    cube(recipe, tmp_path / "w", partial)
+    coarse = Workspace(tmp_path / "w").coarse
+    assert coarse["soil_moisture"][8:].isnull().all() and coarse["observation_time"][8:].isnull().all()
+    assert coarse["soil_moisture"][:6].notnull().any()
+    assert not store.exists(tmp_path / "w" / "cube.zarr", "stations")

@@ -108,10 +108,6 @@ class LocalViews:
 
     def result(self) -> NDArray[np.float32]:
         """(t, m, n, 2) LST in K and its view time in hours of local solar time; NaN where there is no view."""
-        seen = self._views.time != resample.NO_VIEW
-        out = np.full((*seen.shape, 2), np.nan, np.float32)
-        if self._tables is not None:
-            values, hours = self._tables
-            out[..., 0][seen] = values[self._views.lst[seen]]
-            out[..., 1][seen] = hours[self._views.time[seen]]
-        return out
+        if self._tables is None:
+            return np.full((*self._views.lst.shape, 2), np.nan, np.float32)
+        return resample.decode_views(self._views, *self._tables)

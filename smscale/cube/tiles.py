@@ -81,19 +81,21 @@ def tile_window(grid: Grid, pixels: int, k: int = 1) -> TileWindow:
     if pixels < 1 or k < 1:
         raise InputError(f"pixels and k must be at least 1; got pixels {pixels}, k {k}")
     lon, lat = _subpoints(grid.lon_edges, k), _subpoints(grid.lat_edges, k)
-    row, col = sinusoidal.pixel_index(lon[None, :], lat[:, None], pixels)
-    v, h = row // pixels, col // pixels
-    code = h * 18 + v
-    codes = np.flatnonzero(np.bincount(code.ravel(), minlength=36 * 18))
-    slot = np.searchsorted(codes, np.arange(36 * 18))[code]
-    within = (row - v * pixels) * pixels + (col - h * pixels)
+    rows, _ = sinusoidal.pixel_index(0.0, lat, pixels)
+    x, _ = sinusoidal.forward(lon, 0.0)
+    step = sinusoidal.TILE_SIZE / pixels
+    flat, codes = resample.positions(rows, x, np.cos(np.deg2rad(lat)), sinusoidal.LEFT, step, pixels)
     if codes.size * pixels**2 > np.iinfo(np.int32).max:
         raise InputError(
             f"the window touches {codes.size} MODIS tiles of {pixels} pixels, too many for one; use smaller windows"
         )
-    flat = slot * pixels**2 + within
     tiles = tuple((int(code) // 18, int(code) % 18) for code in codes)
-    return TileWindow(grid, (pixels, pixels), k, tiles, flat.astype(np.int32))
+    return TileWindow(grid, (pixels, pixels), k, tiles, flat)
+
+
+def _subpoints(edges: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    share = (np.arange(k) + 0.5) / k
+    return (edges[:-1, None] + np.diff(edges)[:, None] * share).ravel()
 
 
 def raster_window(grid: Grid, lattice: Lattice, k: int = 1) -> TileWindow:
@@ -114,11 +116,6 @@ def raster_window(grid: Grid, lattice: Lattice, k: int = 1) -> TileWindow:
 def quality_words(layers: Iterable[str]) -> dict[str, NDArray[np.int64]]:
     """Room to count the quality words of some layers: (65536,) each."""
     return {layer: np.zeros(65536, np.int64) for layer in layers}
-
-
-def _subpoints(edges: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    share = (np.arange(k) + 0.5) / k
-    return (edges[:-1, None] + np.diff(edges)[:, None] * share).ravel()
 
 
 @dataclass(eq=False)

@@ -34,6 +34,33 @@ class Views(NamedTuple):
         return cls(np.zeros(shape, np.uint16), np.full(shape, NO_VIEW, np.uint8))
 
 
+def positions(
+    rows: NDArray[np.int64], x: NDArray[np.float64], shrink: NDArray[np.float64], left: float, step: float, pixels: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Positions of points in the sinusoidal tiles that they touch, laid end to end in order of h, then v.
+
+    Parameters
+    ----------
+    rows : (m,) row of the global mosaic of tiles
+    x, shrink : (n,) metres east at the equator, (m,) cosine of latitude: a point lies at x shrink
+    left, step : metres, the western edge of the mosaic and the size of a pixel
+    pixels : along a tile's side
+
+    Returns
+    -------
+    flat : (m, n) int32; meaningless where there are more tiles than 32 bits can count
+    codes : of the tiles, h x 18 + v, ascending
+    """
+    flat = np.empty((rows.size, x.size), np.int32)
+    touched = np.zeros(36 * 18, np.bool_)
+    _mark_tiles(rows, x, shrink, left, step, pixels, touched)
+    codes = np.flatnonzero(touched)
+    first = np.zeros(36 * 18, np.int64)
+    first[codes] = np.arange(codes.size) * pixels**2
+    _lay_positions(rows, x, shrink, left, step, pixels, first, flat)
+    return flat, codes
+
+
 def add_mean(pixels: Coded, flat: NDArray[np.int32], first: int, k: int, sums: NDArray, words: Words) -> int:
     """Add a tile's valid sub-points to the sums of their cells.
 
@@ -112,11 +139,58 @@ def add_views(
     )  # fmt: skip
 
 
+def decode_views(views: Views, values: NDArray[np.float32], hours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(t, m, n, 2) temperature and view time by their tables, NaN where there is no view."""
+    out = np.empty((*views.lst.shape, 2), np.float32)
+    _decode_views(views.lst, views.time, values, hours, out)
+    return out
+
+
 def _quality(pixels: Coded) -> tuple[NDArray, NDArray[np.bool_]]:
     """Quality words and their table; without them an empty array, which the kernels take as all accepted."""
     if pixels.quality is None or pixels.accepted is None:
         return np.zeros(0, np.uint8), np.ones(256, np.bool_)
     return pixels.quality.ravel(), pixels.accepted
+
+
+@njit(inline="always")
+def _column(x, shrink, left, step, columns):  # type: ignore[no-untyped-def]
+    return min(max(np.int64(np.floor((x * shrink - left) / step)), 0), columns - 1)
+
+
+@njit(nogil=True, cache=True)
+def _mark_tiles(rows, x, shrink, left, step, pixels, touched):  # type: ignore[no-untyped-def]
+    # From west to east h grows; where x falls, at the date line, it begins again.
+    for i in range(rows.size):
+        begin = 0
+        for j in range(x.size):
+            if j + 1 == x.size or x[j + 1] < x[j]:
+                low = _column(x[begin], shrink[i], left, step, 36 * pixels) // pixels
+                high = _column(x[j], shrink[i], left, step, 36 * pixels) // pixels
+                for h in range(low, high + 1):
+                    touched[h * 18 + rows[i] // pixels] = True
+                begin = j + 1
+
+
+@njit(nogil=True, cache=True)
+def _lay_positions(rows, x, shrink, left, step, pixels, first, flat):  # type: ignore[no-untyped-def]
+    for i in range(rows.size):
+        v = rows[i] // pixels
+        line = (rows[i] - v * pixels) * pixels
+        for j in range(x.size):
+            column = _column(x[j], shrink[i], left, step, 36 * pixels)
+            h = column // pixels
+            flat[i, j] = first[h * 18 + v] + line + column - h * pixels
+
+
+@njit(nogil=True, cache=True)
+def _decode_views(lst, time, values, hours, out):  # type: ignore[no-untyped-def]
+    for t in range(lst.shape[0]):
+        for i in range(lst.shape[1]):
+            for j in range(lst.shape[2]):
+                seen = time[t, i, j] != NO_VIEW
+                out[t, i, j, 0] = values[lst[t, i, j]] if seen else np.float32(np.nan)
+                out[t, i, j, 1] = hours[time[t, i, j]] if seen else np.float32(np.nan)
 
 
 @njit(nogil=True, cache=True)

@@ -26,7 +26,11 @@ TRACES = {
 
 
 #: Why what a sieve leaves out is left out.
-REASONS = {**match.REASONS, "file": "no file of that day", "value": "no value, or no view time"}
+REASONS = match.REASONS | {
+    "file": "no file of that day",
+    "accepted": "cloud, or refused by quality control",
+    "value": "no value, or no view time",
+}
 
 
 def lst_flow(ingest: Mapping[str, Any]) -> dict[str, int]:
@@ -39,7 +43,7 @@ def lst_flow(ingest: Mapping[str, Any]) -> dict[str, int]:
     return {
         "all": coverage["cells"],
         "file": sum(sum(counts.values()) for counts in found),
-        "quality": accepted,
+        "accepted": accepted,
         "value": accepted - coverage["accepted_without_value"],
     }
 

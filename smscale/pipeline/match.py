@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,29 @@ NOON = 12.0
 
 @dataclass(frozen=True)
 class Upscaling:
-    """What the blocks share: where the cube is, its grids and windows, and how fields are brought to coarse cells."""
+    """What the blocks share: where the cube is and what it was made from, its grids and windows, and how fields are brought to coarse cells."""
 
     root: str
+    made_from: str
     fine: Grid
     coarse: Grid
     tiles: tuple[tuple[slice, slice], ...]
     settings: Match
     never_later: bool
 
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace, opened once by each worker."""
+        return _opened(self.root, self.made_from)
+
     def least(self, name: str) -> float:
         """Share of a cell that must be valid."""
         return self.settings.min_lst_valid_fraction if name.startswith("lst") else self.settings.min_valid_fraction
+
+
+@lru_cache(maxsize=1)
+def _opened(root: str, made_from: str) -> Workspace:
+    return Workspace(Path(root))
 
 
 def match(run: Run, layout: Layout) -> dict[str, Any]:
@@ -52,7 +64,8 @@ def match(run: Run, layout: Layout) -> dict[str, Any]:
     path = str(run.workspace.cube)
     moving, fixed = _fields(recipe.predictors)
     tiles, never_later = tuple(layout.tiles()), recipe.modis.never_later
-    how = Upscaling(str(run.workspace.root), layout.grid, layout.coarse, tiles, recipe.match, never_later)
+    made_from = run.upstream("ingest")
+    how = Upscaling(str(run.workspace.root), made_from, layout.grid, layout.coarse, tiles, recipe.match, never_later)
 
     def work() -> dict[str, Any]:
         tasks = [Task("static", static_block, (how, fixed), fingerprint)]
@@ -97,8 +110,7 @@ def _lay_out(layout: Layout, path: str, moving: Sequence[str], fixed: Sequence[s
 
 def static_block(how: Upscaling, names: Sequence[str]) -> dict[str, Any]:
     """Upscale what does not change."""
-    workspace = Workspace(Path(how.root))
-    written = []
+    workspace, written = how.workspace, []
     for name in names:
         values, fraction = _upscaled(how, name, field_planes(workspace, name).expand_dims("time"), np.zeros(1, int))
         written += _write(workspace, name, values[0], fraction[0], ())
@@ -107,7 +119,7 @@ def static_block(how: Upscaling, names: Sequence[str]) -> dict[str, Any]:
 
 def steps_block(how: Upscaling, names: Sequence[str], slab: slice) -> dict[str, Any]:
     """Upscale the predictors of some steps; what serves several of them is read and upscaled once."""
-    workspace = Workspace(Path(how.root))
+    workspace = how.workspace
     steps = workspace.steps.isel(time=slab)
     written = []
     for name in names:

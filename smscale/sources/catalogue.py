@@ -23,7 +23,7 @@ from smscale.sources import dem, stations
 from smscale.sources.appeears import Layer, parse_layer
 from smscale.sources.files import Kind, defect
 from smscale.sources.identity import identify
-from smscale.sources.needs import Box, Requirement, corner_of, requirements, utc_days
+from smscale.sources.needs import Box, Requirement, corner_of, requirements, touches, utc_days
 from smscale.sources.products import FAMILIES, SERIES, SERIES_OF, TABLES, family_of, flying, how_to_get
 from smscale.sources.products import calendar as calendar
 
@@ -156,7 +156,7 @@ class Catalogue:
 
     def dem_covering(self, box: Box) -> tuple[Path, ...]:
         """Elevation tiles that a box (west, south, east, north in degrees) touches."""
-        return tuple(path for path, bounds in self._dem_boxes if _touches(bounds, box))
+        return tuple(path for path, bounds in self._dem_boxes if touches(bounds, box))
 
     @cached_property
     def _dem_boxes(self) -> list[tuple[Path, Box]]:
@@ -439,10 +439,6 @@ def _newest(found: list[Granule]) -> tuple[tuple[Granule, ...], tuple[Granule, .
         best[key] = granule
     order = sorted(best.values(), key=lambda g: (g.date, g.tile or (-1, -1), g.product, g.part))
     return tuple(order), tuple(sorted(older, key=lambda g: str(g.path)))
-
-
-def _touches(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
 
 
 def _inside_of(name: str) -> Box:

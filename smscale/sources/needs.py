@@ -98,6 +98,11 @@ def _wrapped(lon: int) -> int:
     return (lon + 180) % 360 - 180
 
 
+def touches(a: Box, b: Box) -> bool:
+    """Whether two boxes have an area in common."""
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
+
+
 def _floor(value: float) -> int:
     return int(value // 1)
 

@@ -37,14 +37,19 @@ def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
     inputs = gather(folder, layout, recipe)
     work = _Work(run, layout, inputs, path, file_fingerprints(inputs.files))
     world = recipe.resolve(recipe.world).read_text() if recipe.world else ""
-    settings = recipe.part("region", "grid", "chunks", "smap", "modis", "stations", "products")
+    settings = recipe.part("region", "grid", "chunks", "smap", "modis", "products")
     base = store.fingerprint("ingest", VERSION, settings, layout.period[0], layout.grid.bounds, world)
-    whole = store.fingerprint(base, layout.period, sorted(work.prints.values()), inputs.problems)
+    files = sorted(work.prints.values())
+    whole = store.fingerprint(base, recipe.part("stations"), layout.period, files, inputs.problems)
 
     def extend() -> bool:
+        ledger = run.workspace.ledger("ingest")
         again = arrays.make_longer(layout, inputs, path)
         for prefix in again or ():
-            run.workspace.ledger("ingest").forget(f"{prefix}/")
+            ledger.forget(f"{prefix}/")
+        if not inputs.stations:  # those of an earlier run
+            store.remove(path, "stations")
+            ledger.forget("stations")
         return again is not None
 
     return run.stage("ingest", whole, lambda: arrays.lay_out(layout, inputs, path), work.do, base, extend)
@@ -97,12 +102,13 @@ class _Work:
             dem = self.inputs.dem_touching(grid)
             key = f"static/{rows.start}-{cols.start}"
             fingerprint = self._fingerprint(files=dem)
-            tasks.append(Task(key, static_block, (self.path, (rows, cols), grid, dem), fingerprint))
+            args = (self.path, (rows, cols), grid, dem, self.inputs.dem_halo)
+            tasks.append(Task(key, static_block, args, fingerprint))
         if self.inputs.stations:
-            columns = column_map(self.run.recipe)
-            fingerprint = self._fingerprint(str(columns), self.layout.period, files=self.inputs.stations)
-            args = (self.path, self.inputs.stations, self.layout.grid, self.layout.steps, columns)
-            tasks.append(Task("stations", stations_block, args, fingerprint))
+            recipe, files = self.run.recipe, [*self.inputs.stations, *self.inputs.described]
+            fingerprint = self._fingerprint(recipe.part("stations"), self.layout.period, files=files)
+            stations = (self.path, self.inputs.stations, self.layout.grid, self.layout.steps, column_map(recipe))
+            tasks.append(Task("stations", stations_block, stations, fingerprint))
         return tasks
 
     def _overpass(self, group: str, first: int, slabs: Sequence[slice]) -> list[Task]:

@@ -21,8 +21,14 @@ from smscale.workspace import NEWEST, OVERPASS
 #: Steps of one shard of the newest days: a morning and an evening.
 DAY = 2
 
-#: Arrays of the coarse group that ingest fills; the others are match's.
-RETRIEVALS = ("soil_moisture", "weight", "retrieval_quality", "surface_flag", "observation_time")
+#: Arrays of the coarse group that ingest fills, and what they hold where nothing is observed; the others are match's.
+RETRIEVALS = {
+    "soil_moisture": np.float32(np.nan),
+    "weight": np.float32(np.nan),
+    "retrieval_quality": np.uint16(65534),
+    "surface_flag": np.uint16(65534),
+    "observation_time": np.datetime64("NaT", "ns"),
+}
 
 
 def lay_out(layout: Layout, inputs: Inputs, path: str) -> None:
@@ -46,6 +52,8 @@ def make_longer(layout: Layout, inputs: Inputs, path: str) -> list[str] | None:
     """
     for group in store.groups(path):
         store.discard(path, group)
+    if _moved(path):  # by a run that was killed before it removed them
+        store.remove(path, NEWEST)
     steps = layout.steps.sizes["time"]
     main, newest = main_steps(path), newest_steps(path)
     held = store.shape(path, "coarse", "soil_moisture")
@@ -62,6 +70,8 @@ def make_longer(layout: Layout, inputs: Inputs, path: str) -> list[str] | None:
                 store.remove(path, f"coarse/{name}")
         store.extend(path, "coarse", _coarse_template(layout).isel(time=slice(held[0], None)))
     again = [cadence for cadence in COMPOSITES if not _extend_composites(layout, inputs, path, cadence)]
+    if not newest:
+        again.append("overpass_newest")
     if _years(path) != inputs.years:
         store.remove(path, "fine/land_cover")
         _create_land_cover(layout, path, inputs.years)
@@ -81,6 +91,14 @@ def main_steps(path: str) -> int:
 def newest_steps(path: str) -> int:
     """Steps in `fine/overpass_newest`."""
     return (store.shape(path, NEWEST, "values") or (0,))[0]
+
+
+def _moved(path: str) -> bool:
+    """Whether the newest days already lie among the others."""
+    if not (main_steps(path) and newest_steps(path)):
+        return False
+    held, newest = (store.open_group(path, group, unfinished=True)["time"].values for group in (OVERPASS, NEWEST))
+    return bool(newest[0] <= held[-1])
 
 
 def _sound(path: str) -> bool:
@@ -237,26 +255,17 @@ def _create_land_cover(layout: Layout, path: str, years: Sequence[int]) -> None:
 def _coarse_template(layout: Layout) -> xr.Dataset:
     shape = (layout.steps.sizes["time"], *layout.coarse.shape)
     dims = ("time", "lat", "lon")
-    bits = {"comment": "65534 where not observed"}
+    bits = {"comment": f"{RETRIEVALS['surface_flag']} where not observed"}
     weight = {"long_name": "weight of the retrieval, 0 where quality control refuses it", "units": "1"}
+    attrs = {
+        "soil_moisture": schema.VARIABLES["soil_moisture"].attrs,
+        "weight": weight,
+        "retrieval_quality": {"long_name": "SMAP retrieval quality bits", **bits},
+        "surface_flag": {"long_name": "SMAP surface condition bits", **bits},
+        "observation_time": {"long_name": "time of observation, UTC"},
+    }
     data = {
-        "soil_moisture": (dims, store.empty(shape, np.float32), schema.VARIABLES["soil_moisture"].attrs),
-        "weight": (dims, store.empty(shape, np.float32), weight),
-        "retrieval_quality": (
-            dims,
-            store.empty(shape, np.uint16, 65534),
-            {"long_name": "SMAP retrieval quality bits", **bits},
-        ),
-        "surface_flag": (
-            dims,
-            store.empty(shape, np.uint16, 65534),
-            {"long_name": "SMAP surface condition bits", **bits},
-        ),
-        "observation_time": (
-            dims,
-            store.empty(shape, "datetime64[ns]", np.datetime64("NaT", "ns")),
-            {"long_name": "time of observation, UTC"},
-        ),
+        name: (dims, store.empty(shape, np.asarray(fill).dtype, fill), attrs[name]) for name, fill in RETRIEVALS.items()
     }
     coords: dict[Any, Any] = {**layout.steps.coords, **schema.grid_coords(layout.coarse)}
     return xr.Dataset(data, coords, schema.grid_attrs(layout.coarse))

@@ -39,14 +39,16 @@ def smap_block(
             granules.append(open_smap(file, algorithm=algorithm, grid=grid).load())
         except InputError as error:
             problems.append(problem(file, error))
-    if not granules:
-        return {"problems": problems, "counts": {}, "observed": 0}
+    region = (slab, slice(0, grid.shape[0]), slice(0, grid.shape[1]))
+    if not granules:  # an earlier run may have had some
+        shape = (steps.sizes["time"], *grid.shape)
+        written = [store.write(path, "coarse", n, region, np.full(shape, fill)) for n, fill in RETRIEVALS.items()]
+        return {"written": written, "problems": problems, "counts": {}, "observed": 0}
     kinds = sorted({(str(g.attrs["algorithm"]), str(g.attrs["version"])) for g in granules})
     refuse_mixed(kinds)
     observed = smap_steps(granules, steps)
     keep, weight, counts = quality(observed, policy, errors)  # type: ignore[arg-type]
     observed["weight"] = xr.where(keep, weight, 0.0).astype(np.float32)
-    region = (slab, slice(0, grid.shape[0]), slice(0, grid.shape[1]))
     written = [
         store.write(path, "coarse", name, region, observed[name].transpose("time", "lat", "lon").values)
         for name in RETRIEVALS

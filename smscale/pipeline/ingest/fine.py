@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from smscale import cube, schema, sinusoidal, store
 from smscale.errors import InputError
 from smscale.grid import Grid
 from smscale.kernels.lookup import Coded
-from smscale.pipeline.ingest.inputs import DEM_HALO, OfDate, Tile, composite_length
+from smscale.pipeline.ingest.inputs import OfDate, Tile, composite_length
 from smscale.pipeline.ingest.report import problem
 from smscale.sources.appeears import parse_layer, read_coded_layers
 from smscale.sources.dem import open_dem
@@ -24,6 +25,8 @@ from smscale.sources.modis import read_coded
 
 #: Pixels along a tile's side, and sub-points along a fine cell's side, by family.
 PIXELS = {"LST": (1200, 1), "VI": (1200, 1), "ET": (2400, 3), "LC": (2400, 3)}
+#: How far the pixels of two dates of one request may lie apart, in pixels.
+SAME_PIXELS = 1e-3
 #: The view that serves an overpass step.
 VIEWS = {"AM": "night", "PM": "day"}
 
@@ -52,12 +55,29 @@ class Source:
         return [files] if self.lattice and files else [[file] for file in files]
 
     def read(self, files: Sequence[str], names: Sequence[str]) -> tuple[Mapping[str, Coded], Mapping[str, Any]]:
+        """The files' layers and facts; refuses what does not lie on the pixels that windows are made for."""
         if self.lattice is None:
             tile = read_coded(files[0], names or None, self.qc)  # type: ignore[arg-type]
+            side = PIXELS[self.family][0]
+            if (tile.y.size, tile.x.size) != (side, side):
+                raise InputError(
+                    f"{files[0]}: has {tile.y.size} x {tile.x.size} pixels, a whole tile {side} x {side}: download it whole"
+                )
             return tile.layers, tile.attrs
         paths = {layer.layer: file for file in files if (layer := parse_layer(file)) is not None}
-        layers, _, _, attrs = read_coded_layers(paths, self.qc)  # type: ignore[arg-type]
+        layers, transform, crs, attrs = read_coded_layers(paths, self.qc)  # type: ignore[arg-type]
+        shape = next(iter(layers.values())).raw.shape
+        if not _alike(self.lattice, cube.Lattice(transform, crs, (shape[0], shape[1]))):
+            raise InputError(f"{files[0]}: lies on other pixels than the first date of its request: download it again")
+        if lacking := [name for name in names if name not in layers]:
+            raise InputError(f"{files[0]}: no layer of {', '.join(lacking)} lies beside it: order it too")
         return layers, attrs
+
+
+def _alike(a: cube.Lattice, b: cube.Lattice) -> bool:
+    """Whether two rasters have the same pixels."""
+    apart = np.abs(np.subtract(a.transform, b.transform)).max()
+    return (a.crs, a.shape) == (b.crs, b.shape) and bool(apart <= SAME_PIXELS * a.transform[0])
 
 
 @dataclass(eq=False)
@@ -135,10 +155,13 @@ def overpass_block(
                 product = attrs["product"]
                 came.get(date, set()).add(tile)
                 for overpass, view in VIEWS.items():
-                    if f"lst_{view}" in found:
-                        layers = found[f"lst_{view}"], found[f"lst_view_time_{view}"]
+                    lst, times = found.get(f"lst_{view}"), found.get(f"lst_view_time_{view}")
+                    if lst is not None and times is not None:
                         for each in touched:
-                            each.gathered.add(tile, date, overpass, *layers, counted=date in own_dates)
+                            each.gathered.add(tile, date, overpass, lst, times, counted=date in own_dates)
+                    elif lst is not None or times is not None:
+                        what = f"LST of the {view} and its view time do not both lie there: left out"
+                        problems.append({"file": Path(files[date][tile][0]).name, "what": what, "count": 1})
         for each in done:
             values = each.gathered.result()
             written.append(store.write(path, group, "values", (region, *each.place, slice(0, 2)), values))
@@ -221,17 +244,19 @@ def land_cover_block(
     return {"written": written, "problems": problems, "cells_without_tile": without, "valid": valid, "cells": cells}
 
 
-def static_block(path: str, place: Window, grid: Grid, dem: Sequence[str]) -> dict[str, Any]:
-    """Elevation, slope and aspect on one window of the grid."""
+def static_block(path: str, place: Window, grid: Grid, dem: Sequence[str], halo: float) -> dict[str, Any]:
+    """Terrain on one window of the grid, from the elevation of it and of `halo` degrees around it."""
     west, south, east, north = grid.bounds
     names = schema.CADENCES["static"]
     values = np.full((*grid.shape, len(names)), np.nan, np.float32)
     counts = {"voids": 0, "overlap_conflicts": 0}
     problems: list[dict[str, Any]] = []
     if dem:
-        elevation = open_dem(dem, box=(west - DEM_HALO, south - DEM_HALO, east + DEM_HALO, north + DEM_HALO))
-        layers = cube.static_layers(elevation, grid)
+        elevation = open_dem(dem, box=(west - halo, max(south - halo, -90), east + halo, min(north + halo, 90)))
         counts = {name: int(elevation.attrs[name]) for name in counts}
+        if elevation.attrs["holes"]:
+            problems.append(_hole(elevation.attrs))
+        layers = cube.static_layers(elevation, grid)
         values = np.stack([layers[name].values for name in names], axis=-1)
     receipt = store.write(path, "fine/static", "values", (*place, slice(0, len(names))), values)
     return {
@@ -241,3 +266,9 @@ def static_block(path: str, place: Window, grid: Grid, dem: Sequence[str]) -> di
         "valid": int(np.isfinite(values[..., 0]).sum()),
         "cells": values[..., 0].size,
     }
+
+
+def _hole(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What no elevation tile covers, among those that a window touches."""
+    what = f"no elevation tile covers {attrs['hole_boxes']}"
+    return {"file": "DEM", "what": what, "count": int(attrs["holes"])}

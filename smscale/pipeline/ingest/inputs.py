@@ -16,6 +16,8 @@ from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
 from smscale.sources.appeears import lattice_of
 from smscale.sources.catalogue import FAMILIES, Catalogue, Granule, scan
+from smscale.sources.dem import DemTile
+from smscale.sources.needs import Box, touches
 from smscale.sources.products import calendar
 from smscale.sources.stations import ColumnMap
 
@@ -25,8 +27,8 @@ REQUIRED = ("SPL3SMP", "LST", "VI", "ET", "LC", "DEM")
 COMPOSITES = {"eight_day": "ET", "sixteen_day": "VI"}
 #: Companions of product files that nobody reads: documentation, previews, metadata, station descriptions.
 IGNORED = (".xml", ".txt", ".md", ".yaml", ".json", ".jsonl", ".jpg", ".png", "static_variables.csv", ".qml", ".pdf")
-#: Elevation cells beyond a block that slope and aspect need, degrees (SRTM's 3 arc-seconds, three of them).
-DEM_HALO = 0.0025
+#: Elevation pixels beyond a block that are read: slope and aspect need the pixel after the one that its edge cuts.
+DEM_HALO_PIXELS = 3
 
 Tile = tuple[int, int]
 #: Files of one date: tile -> paths (day and night of VIIRS are two).
@@ -35,28 +37,34 @@ OfDate = Mapping[Tile, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of one run: granules of each family, elevation tiles, stations, and what was set aside and why."""
+    """The files of one run: granules of each family, elevation tiles, stations, and what was set aside and why.
+
+    dem_boxes : west, south, east, north of each elevation tile, degrees
+    dem_halo : how far beyond a block elevation is read, degrees
+    described : tables that say where the stations lie
+    problems : (name, why) of every file that is not read, and of what is missing
+    """
 
     granules: Mapping[str, tuple[Granule, ...]]
     dem: tuple[str, ...]
-    dem_boxes: tuple[tuple[float, float, float, float], ...]
+    dem_boxes: tuple[Box, ...]
+    dem_halo: float
     stations: tuple[str, ...]
+    described: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
 
     @property
     def files(self) -> list[str]:
         """Every file that is read."""
         granules = [path for found in self.granules.values() for g in found for path in map(str, g.files)]
-        return [*granules, *self.dem, *self.stations]
+        return [*granules, *self.dem, *self.stations, *self.described]
 
     def dem_touching(self, grid: Grid) -> tuple[str, ...]:
-        """Elevation tiles that a window and its halo touch."""
-        west, south, east, north = grid.bounds
-        return tuple(
-            path
-            for path, (w, s, e, n) in zip(self.dem, self.dem_boxes, strict=True)
-            if w < east + DEM_HALO and e > west - DEM_HALO and s < north + DEM_HALO and n > south - DEM_HALO
-        )
+        """Elevation tiles that a window and its halo touch; none where none touches the window itself."""
+        wide = _padded(grid.bounds, self.dem_halo)
+        if not any(touches(box, grid.bounds) for box in self.dem_boxes):
+            return ()
+        return tuple(path for path, box in zip(self.dem, self.dem_boxes, strict=True) if touches(box, wide))
 
     def by_date(self, family: str) -> dict[str, dict[Tile, tuple[str, ...]]]:
         """The files of a family: date -> tile -> paths."""
@@ -87,6 +95,20 @@ class Inputs:
         return sorted({int(g.date[:4]) for g in self.granules["LC"]})
 
 
+def _padded(box: Box, margin: float) -> Box:
+    west, south, east, north = box
+    return west - margin, max(south - margin, -90.0), east + margin, min(north + margin, 90.0)
+
+
+def _halo(tiles: Sequence[DemTile]) -> float:
+    """Degrees of `DEM_HALO_PIXELS` of the widest pixels."""
+    widths = [0.0]
+    for tile in tiles:
+        west, south, east, north = tile.box
+        widths += [(east - west) / tile.shape[1], (north - south) / tile.shape[0]]
+    return DEM_HALO_PIXELS * max(widths)
+
+
 def composite_length(cadence: str) -> int:
     """Days of a whole composite."""
     return {"eight_day": 8, "sixteen_day": 16}[cadence]
@@ -97,7 +119,8 @@ def gather(folder: Path, layout: Layout, recipe: Recipe) -> Inputs:
     columns = column_map(recipe)
     catalogue = scan(folder, columns) if folder.is_dir() else Catalogue(folder, (), (), (), (), (), ())
     granules = _granules(catalogue, layout, recipe)
-    covering = set(catalogue.dem_covering(layout.grid.bounds))
+    halo = _halo(catalogue.dem_tiles)
+    covering = set(catalogue.dem_covering(_padded(layout.grid.bounds, halo)))
     tiles_of_dem = [tile for tile in catalogue.dem_tiles if tile.path in covering]
     dem = tuple(str(tile.path) for tile in tiles_of_dem)
     absent = [family for family in REQUIRED if not (dem if family == "DEM" else granules[family])]
@@ -107,8 +130,10 @@ def gather(folder: Path, layout: Layout, recipe: Recipe) -> Inputs:
         )
         raise InputError(where + _what_is_missing(catalogue, layout, absent))
     stations = _station_files(catalogue, columns is not None)
-    problems = _set_aside(catalogue, granules, stations, layout)
-    return Inputs(granules, dem, tuple(t.box for t in tiles_of_dem), tuple(str(p) for p in stations), tuple(problems))
+    described = _describing(stations, columns)
+    problems = _set_aside(catalogue, granules, [*stations, *described], layout)
+    boxes = tuple(tile.box for tile in tiles_of_dem)
+    return Inputs(granules, dem, boxes, halo, tuple(map(str, stations)), tuple(map(str, described)), tuple(problems))
 
 
 def _granules(catalogue: Catalogue, layout: Layout, recipe: Recipe) -> dict[str, tuple[Granule, ...]]:
@@ -118,8 +143,9 @@ def _granules(catalogue: Catalogue, layout: Layout, recipe: Recipe) -> dict[str,
     smap = [str(d) for d in np.arange(np.datetime64(start) - 1, np.datetime64(end) + 2)]
     dates: dict[str, list[str] | None] = {"SPL3SMP": smap, "LST": lst_file_dates(start, end, layout.grid.lon)}
     wide = {family: layout.widened(composite_length(cadence)) for cadence, family in COMPOSITES.items()}
+    longest = max(map(composite_length, COMPOSITES))  # one that reaches into the period began before it
     dates |= {
-        family: [str(d) for d in np.arange(np.datetime64(first), np.datetime64(last) + 1)]
+        family: [str(d) for d in np.arange(np.datetime64(first) - longest, np.datetime64(last) + 1)]
         for family, (first, last) in wide.items()
     }
     dates["LC"] = None
@@ -145,7 +171,11 @@ def _set_aside(
         for g in catalogue.granules
         if g.path not in used
     ]
-    aside += [(p.name, "not a file that is read here") for p in catalogue.unknown if not p.name.endswith(IGNORED)]
+    aside += [
+        (p.name, "not a file that is read here")
+        for p in catalogue.unknown
+        if not p.name.endswith(IGNORED) and p not in stations
+    ]
     aside += [(p.name, reason) for p, reason in catalogue.problems]
     series = {family: found[0].series for family, found in granules.items() if found}
     aside += [
@@ -170,6 +200,14 @@ def _station_files(catalogue: Catalogue, mapped: bool) -> list[Path]:
     """Tables, where the recipe says how to read them; else ISMN files where there are some (a nature run has both), else all."""
     is_ismn = {path: path.suffix in (".stm", ".zip") for path in catalogue.station_files}
     return [path for path, ismn in is_ismn.items() if ismn != mapped] or list(is_ismn)
+
+
+def _describing(stations: Sequence[Path], columns: ColumnMap | None) -> list[Path]:
+    """The tables that say where the stations lie: beside each file of values, or where the recipe has it."""
+    if columns is None or columns.table is None:
+        return []
+    places = [*(file.parent / columns.table for file in stations), Path(columns.table)]
+    return list(dict.fromkeys(place for place in places if place.is_file()))
 
 
 def _what_is_missing(catalogue: Catalogue, layout: Layout, absent: Sequence[str]) -> str:
