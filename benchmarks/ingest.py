@@ -18,6 +18,7 @@ from smscale import schema, store
 from smscale.blocks import spans
 from smscale.grid import Grid
 from smscale.pipeline.ingest.fine import Source, overpass_block
+from smscale.pipeline.layout import Layout
 from smscale.workspace import OVERPASS
 
 REAL = Path(os.environ.get("SMSCALE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -39,13 +40,13 @@ def granule(folder: Path) -> Path:
     """A genuine tile where there is one, else a made one with clouds."""
     if GENUINE.exists():
         return GENUINE
-    from smscale.simulate.modis_files import write_lst
+    from smscale.simulate.modis_files import granule_name, write_lst
 
     rng = np.random.default_rng(0)
     lst = 290 + rng.normal(size=(1200, 1200)).cumsum(axis=0) * 0.02
     cloud = rng.random((12, 12)).repeat(100, 0).repeat(100, 1) < 0.4
-    views = {name: np.where(cloud, np.nan, lst + shift) for name, shift in (("day", 8.0), ("night", -6.0))}
-    return write_lst(folder, DAY, *TILE, **views)
+    lst = np.where(cloud, np.nan, lst)
+    return write_lst(folder / granule_name("MYD11A1", DAY, *TILE), DAY, *TILE, lst + 8, lst - 6, 13.5, 1.5)
 
 
 def with_pyhdf(path: Path) -> dict[str, np.ndarray]:
@@ -93,16 +94,17 @@ def many(size: int) -> None:
         cube = str(Path(folder) / "cube.zarr")
         chunks = {"time": 1, "lat": SHARD, "lon": SHARD, "variable": 1}
         store.create(cube, OVERPASS, template(grid, 8), chunks, {"time": 8, "lat": SHARD, "lon": SHARD})
-        bands: dict[int, list[tuple[slice, slice]]] = {}
-        for place in windows(grid):
-            middle = grid.lat_edges[[place[0].start, place[0].stop]].mean()
-            bands.setdefault(int(middle // 10), []).append(place)
+        layout = Layout(grid, Grid.ease2(36, *grid.bounds), (days[0], days[-1]), chunks, {"lat": SHARD, "lon": SHARD})
         tiles = {(h, v): (str(path),) for h in range(13, 17) for v in (8, 9, 10)}
-        for places in bands.values():
+        for places in layout.bands().values():
             overpass_block(
                 cube, OVERPASS, slice(0, 8), places, grid, labels, dict.fromkeys(days, tiles), Source("LST", "paper")
             )
-        print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+        print(
+            next(
+                line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+            ).split()[1]
+        )
 
 
 def main() -> None:

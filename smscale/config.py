@@ -142,6 +142,12 @@ class Coarsened:
     with_surface_temperature: bool = True
 
 
+#: Predictors that a run has: the paper's twelve first.
+PREDICTORS = tuple(
+    dict.fromkeys(
+        (*schema.PAPER_PREDICTORS, *(n for n in schema.VARIABLES if n not in ("soil_moisture", "lst_view_time")))
+    )
+)
 #: Predictors that a recovery has: its surface temperature comes by `with_surface_temperature`.
 RECOVERY_PREDICTORS = ("longitude", "latitude", "elevation", "slope", "aspect", "land_cover")
 
@@ -411,14 +417,10 @@ def _check(recipe: Recipe, where: str) -> None:
         if last < first:
             refuse("period", list(recipe.period), "a first day that is not after the last")
     for name in recipe.predictors:
-        if name not in schema.VARIABLES or name in ("soil_moisture", "lst_view_time"):
-            near = difflib.get_close_matches(name, schema.PAPER_PREDICTORS, 1)
-            refuse(
-                "predictors",
-                name,
-                f"predictors among {', '.join(schema.PAPER_PREDICTORS)}"
-                + (f"; did you mean {near[0]}?" if near else ""),
-            )
+        if name not in PREDICTORS:
+            near = difflib.get_close_matches(name, PREDICTORS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            refuse("predictors", name, f"predictors among {', '.join(PREDICTORS)}{hint}")
         if recipe.recovery and name not in RECOVERY_PREDICTORS:
             refuse("predictors", name, f"in a recovery, predictors among {', '.join(RECOVERY_PREDICTORS)}")
     if not recipe.predictors or len(set(recipe.predictors)) != len(recipe.predictors):

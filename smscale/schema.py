@@ -6,7 +6,6 @@ Rooms meet through Datasets that satisfy this module. Sources of the ranges stan
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, timedelta
 from enum import IntFlag
 from typing import Literal
 
@@ -254,21 +253,6 @@ def local_step(utc: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.n
     return local_date, (local - local_date) >= np.timedelta64(12, "h")
 
 
-def composites(start: date, end: date, length: int) -> list[tuple[date, date]]:
-    """First and last day of every MODIS composite of `length` days that touches the days `start` to `end`.
-
-    Composites start anew on each 1 January: the year's last is shorter (MOD13 and MOD16 user guides).
-    """
-    found = []
-    for year in range(start.year, end.year + 1):
-        for offset in range(0, 365, length):
-            first = date(year, 1, 1) + timedelta(offset)
-            last = min(first + timedelta(length - 1), date(year, 12, 31))
-            if first <= end and last >= start:
-                found.append((first, last))
-    return found
-
-
 def grid_coords(grid: Grid) -> dict[str, xr.DataArray]:
     """CF coordinates of a grid: lat, lon; x and y in metres on EASE grids; `spatial_ref` on longitude-latitude ones.
 
@@ -318,15 +302,16 @@ def composite_index(composites: xr.Dataset | xr.DataArray, steps: np.ndarray, ne
     Returns
     -------
     the composite nearest in time; with `never_later` the last one that had ended. -1 where that is further from the step
-    (its middle, or its end) than it is long: the step's own composite and its neighbour are missing
+    (its middle, or its end) than the longest is long: the step's own composite and its neighbour are missing. (A year's last
+    8-day composite is shorter, and must last until the new year's first is over.)
     """
     steps = np.asarray(steps, "datetime64[ns]")
     ends = composites["last_day"].values.astype("datetime64[ns]") + np.timedelta64(1, "D")
-    lasts = ends - composites["first_day"].values.astype("datetime64[ns]")
+    longest = (ends - composites["first_day"].values.astype("datetime64[ns]")).max(initial=np.timedelta64(0, "ns"))
     if never_later:
         pick, marks = np.searchsorted(ends, steps, side="right") - 1, ends
     else:
         marks = composites["time"].values.astype("datetime64[ns]")
         pick = nearest_index(marks, steps)
-    near = (pick >= 0) & (np.abs(steps - marks[pick]) <= lasts[pick])
+    near = (pick >= 0) & (np.abs(steps - marks[pick]) <= longest)
     return np.where(near, pick, -1)

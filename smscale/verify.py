@@ -292,6 +292,7 @@ def _without_receipt(workspace: Workspace, receipts: Receipts) -> tuple[list[Def
     for written in receipts.holding:
         covered[written.store, written.array] += math.prod(stop - start for start, stop in written.region)
     defects, unverified, coordinates = [], [], 0
+    sealed = _sealed(workspace)
     for name in STORES:
         for path in store_inspection.array_paths(workspace.root / name):
             where = f"{name}/{path}"
@@ -310,7 +311,7 @@ def _without_receipt(workspace: Workspace, receipts: Receipts) -> tuple[list[Def
             if wrong := _loose(layout):
                 defects.append(_of_no_receipt(where, wrong, _stage_of(name, path)))
             elif layout.is_coordinate:
-                coordinates += 1
+                coordinates += not any(file.startswith(f"{where}/") for file in sealed)
             else:
                 unverified.append(where)
     if coordinates:
@@ -341,6 +342,12 @@ def _loose(layout: Array) -> str:
         if not (np.all(steps > 0) or np.all(steps < 0)):
             return "its values are not in order: a file of it is missing or altered"
     return ""
+
+
+def _sealed(workspace: Workspace) -> set[str]:
+    """Files of which a finished stage recorded a checksum."""
+    reports = [(workspace.finished(stage) or {}).get("report") or {} for stage in stages(workspace)]
+    return {name for report in reports for name in report.get("files") or {}}
 
 
 def _stage_of(name: str, path: str) -> str:

@@ -66,6 +66,11 @@ class Workspace:
         prepared = self._json(self.root / "ledger" / f"{stage}.prepared.json")
         return prepared is None or prepared["fingerprint"] != fingerprint
 
+    def entered(self, stage: str) -> int:
+        """When a stage was entered as finished, nanoseconds; 0 where it is not."""
+        path = self.root / "ledger" / f"{stage}.json"
+        return path.stat().st_mtime_ns if path.is_file() else 0
+
     def base(self, stage: str) -> str:
         """Fingerprint of what the blocks of a stage share, as they were made last; empty where there is none."""
         prepared = self._json(self.root / "ledger" / f"{stage}.prepared.json") or {}

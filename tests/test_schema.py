@@ -1,6 +1,5 @@
 """Variables, status bits, overpass steps and the local day of an observation."""
 
-from datetime import date
 
 import numpy as np
 import pytest
@@ -128,16 +127,15 @@ def test_each_step_takes_the_nearest_composite_or_the_last_that_has_ended(step, 
     assert schema.composite_index(held, steps, never_later=True).tolist() == [ended]
 
 
+def test_the_short_composite_of_the_old_year_serves_until_the_first_of_the_new_year_is_over():
+    first = np.array(["2017-12-19", "2017-12-27", "2018-01-01"], "datetime64[ns]")
+    last = np.array(["2017-12-26", "2017-12-31", "2018-01-08"], "datetime64[ns]")
+    bounds = {"first_day": ("time", first), "last_day": ("time", last)}
+    held = xr.Dataset(coords={"time": first + (last - first + DAY) // 2, **bounds})
+    steps = np.arange("2018-01-01T22", "2018-01-10T22", 24, "datetime64[h]").astype("datetime64[ns]")
+    assert schema.composite_index(held, steps, never_later=True).tolist() == [1] * 8 + [2]
+
+
 def test_nothing_to_match_is_refused():
     with pytest.raises(InputError, match="nothing to match"):
         schema.nearest_index(TIMES[:0], TIMES)
-
-
-def test_composites_start_anew_each_year():
-    days = schema.composites(date(2017, 12, 20), date(2018, 1, 3), 8)
-    assert days == [
-        (date(2017, 12, 19), date(2017, 12, 26)),
-        (date(2017, 12, 27), date(2017, 12, 31)),
-        (date(2018, 1, 1), date(2018, 1, 8)),
-    ]
-    assert schema.composites(date(2016, 12, 30), date(2016, 12, 31), 16) == [(date(2016, 12, 18), date(2016, 12, 31))]

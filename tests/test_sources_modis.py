@@ -14,13 +14,12 @@ from smscale import sinusoidal
 from smscale.errors import InputError
 from smscale.kernels.lookup import decode
 from smscale.sources import codes, hdf_eos
+from smscale.sources.codes import quality_meaning
 from smscale.sources.files import HDF_LOCK
 from smscale.sources.modis import (
     composite_days,
     open_modis,
     pixel_counts,
-    quality_fields,
-    quality_meaning,
     read_coded,
     rejected_by,
 )
@@ -296,7 +295,6 @@ def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
 
 
 def test_quality_bytes_are_spelled_out() -> None:
-    assert quality_fields is quality_meaning
     said = quality_meaning("MYD11A1", 0b10010001)
     assert said == {
         "mandatory": "other quality",
@@ -305,7 +303,7 @@ def test_quality_bytes_are_spelled_out() -> None:
         "lst_error": "at most 3 K",
     }
     with pytest.raises(InputError, match="no quality table"):
-        quality_fields("MOD09GA", 0)
+        quality_meaning("MOD09GA", 0)
 
 
 def test_an_undefined_value_of_a_bit_field_says_so() -> None:

@@ -293,12 +293,10 @@ def test_repair_waits_for_no_run(made: Workspace) -> None:
 # -- a run of the pipeline ----------------------------------------------------------------------
 
 
-def test_a_run_is_sound_and_only_coordinates_and_stations_are_without_receipt(tiny_run: Path) -> None:
+def test_a_run_is_sound_and_every_part_of_it_has_a_checksum(tiny_run: Path) -> None:
     found = verify(open_workspace(tiny_run))
     assert found.defects == ()
-    loose = [name for name in found.unverified if not name.startswith("cube.zarr/stations/")]
-    assert len(loose) == 1
-    assert re.fullmatch(r"\d+ coordinates \(read, in order, no checksum\)", loose[0])
+    assert found.unverified == ()
 
 
 @pytest.mark.slow

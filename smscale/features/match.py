@@ -33,7 +33,7 @@ REASONS = {
 }
 
 #: Hours of local solar time: a night view from here on belongs to the evening before its overpass step's date.
-_NOON = 12.0
+NOON = 12.0
 
 _SEASONS = ("winter", "spring", "summer", "autumn")
 _KEYS = ["time", "row", "col"]
@@ -198,7 +198,7 @@ def lst_utc(view_time: ArrayLike, local_date: ArrayLike, overpass: ArrayLike, lo
     '2017-07-01T16:30'
     """
     hours = np.asarray(view_time, dtype=np.float64)
-    hours = np.where((np.asarray(overpass) == "AM") & (hours >= _NOON), hours - 24.0, hours)
+    hours = np.where((np.asarray(overpass) == "AM") & (hours >= NOON), hours - 24.0, hours)
     wrapped = (np.asarray(lon, dtype=np.float64) + 180.0) % 360.0 - 180.0
     seconds = np.round(hours * 3600.0 - wrapped * 240.0)
     since = np.where(np.isnan(seconds), 0.0, seconds).astype("timedelta64[s]")

@@ -15,6 +15,7 @@ from smscale.fetch import Archive, Cmr, Copernicus, Login, Remote, Result, Wante
 from smscale.fetch.download import MANIFEST
 from smscale.fetch.login import HOW
 from smscale.fetch.patience import Patience
+from smscale.pipeline.ingest.inputs import column_map
 from smscale.pipeline.layout import layout_of
 from smscale.sources import outline
 from smscale.sources.catalogue import Catalogue, Granule, Missing, read_name, scan
@@ -83,7 +84,7 @@ def fetch(
     """
     folder = into or _inputs_of(recipe)
     layout = layout_of(_with_region(recipe))
-    catalogue = scan(folder) if folder.is_dir() else Catalogue(folder, (), (), (), (), (), ())
+    catalogue = scan(folder, column_map(recipe)) if folder.is_dir() else Catalogue(folder, (), (), (), (), (), ())
     needs = catalogue.needs(*layout.period, layout.grid.bounds, products=recipe.products)
     lacks = catalogue.missing(needs)
     say(_table(recipe.name, folder, lacks, dem))

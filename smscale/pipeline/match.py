@@ -18,7 +18,7 @@ from smscale.blocks import Task
 from smscale.config import Match
 from smscale.errors import InputError
 from smscale.evaluate import correlations
-from smscale.features.match import concat_samples, sample_table
+from smscale.features.match import NOON, concat_samples, sample_table
 from smscale.features.upscale import Upscaler
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
@@ -26,13 +26,13 @@ from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run, sealed
 from smscale.workspace import COORDINATES, Workspace, field_planes, plane_index
 
-#: Local solar hour from which a view of the night belongs to the evening before.
-NOON = 12.0
-
 
 @dataclass(frozen=True)
 class Upscaling:
-    """What the blocks share: where the cube is and what it was made from, its grids and windows, and how fields are brought to coarse cells."""
+    """What the blocks share: where the cube is, its grids and windows, and how fields are brought to coarse cells.
+
+    `made_from` differs from cube to cube: a worker that outlives a run would else look for shards where they no longer lie.
+    """
 
     root: str
     made_from: str
@@ -64,7 +64,7 @@ def match(run: Run, layout: Layout) -> dict[str, Any]:
     path = str(run.workspace.cube)
     moving, fixed = _fields(recipe.predictors)
     tiles, never_later = tuple(layout.tiles()), recipe.modis.never_later
-    made_from = run.upstream("ingest")
+    made_from = str(run.workspace.entered("ingest"))
     how = Upscaling(str(run.workspace.root), made_from, layout.grid, layout.coarse, tiles, recipe.match, never_later)
 
     def work() -> dict[str, Any]:
@@ -167,7 +167,8 @@ def _samples(run: Run, layout: Layout) -> dict[str, Any]:
     """Write the training table; refuses an empty one and says which sieve emptied it."""
     workspace, recipe = run.workspace, run.recipe
     coarse = store.open_group(workspace.cube, "coarse")
-    settings = (recipe.predictors, recipe.match.exclude_land_cover, recipe.match.tolerance_hours)
+    tolerance = recipe.match.tolerance_hours if "lst" in recipe.predictors else None
+    settings = (recipe.predictors, recipe.match.exclude_land_cover, tolerance)
     table, flow = concat_samples([sample_table(coarse.isel(time=s).load(), *settings) for s in layout.slabs()])
     if table.empty:
         steps = " -> ".join(f"{name} {count}" for name, count in flow.items())

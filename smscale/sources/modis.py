@@ -24,7 +24,7 @@ from smscale.errors import InputError
 from smscale.kernels.lookup import Coded, decode
 from smscale.schema import LAND_COVER_FILL, VARIABLES
 from smscale.sources import codes
-from smscale.sources.codes import SUPPORTED, Family, Layer, Policy, quality_meaning
+from smscale.sources.codes import SUPPORTED, Family, Layer, Policy
 from smscale.sources.files import Kind
 from smscale.sources.hdf_eos import Box, EosFile, opened
 
@@ -36,9 +36,6 @@ _CORNER_TOLERANCE = 0.01
 _NAME = re.compile(
     r"(?P<product>(?:M[A-Z]{2}|V[A-Z][A-Z0-9])\d{2}[A-Z0-9]+)\.A(?P<day>\d{7})\.h(?P<h>\d\d)v(?P<v>\d\d)\.(?P<collection>\d{3})"
 )
-
-#: The old name of `quality_meaning`.
-quality_fields = quality_meaning
 
 
 @dataclass(frozen=True)

@@ -154,10 +154,17 @@ def _granules(catalogue: Catalogue, layout: Layout, recipe: Recipe) -> dict[str,
         where = None if family == "SPL3SMP" else tiles
         series = recipe.products.get(family)
         if series is None:
-            found[family] = catalogue.of_one_series(family, days, where)
+            found[family] = _of_one_form(catalogue.of_one_series(family, days, where))
         else:
-            found[family] = catalogue.select(family, days, where, series)
+            found[family] = _of_one_form(catalogue.select(family, days, where, series))
     return found
+
+
+def _of_one_form(granules: tuple[Granule, ...]) -> tuple[Granule, ...]:
+    """Whole files, where there is one; else the layers of one area."""
+    if any(not g.layers for g in granules):
+        return tuple(g for g in granules if not g.layers)
+    return tuple(g for g in granules if g.part == granules[0].part)
 
 
 def _set_aside(
@@ -167,7 +174,7 @@ def _set_aside(
     aside = [(g.path.name, "an older production of a granule that is there twice") for g in catalogue.duplicates]
     used = {g.path for found in granules.values() for g in found}
     aside += [
-        (g.path.name, "outside the region or period, or of another product")
+        (g.path.name, "outside the region or period, or of another product or area")
         for g in catalogue.granules
         if g.path not in used
     ]
