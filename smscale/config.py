@@ -368,7 +368,7 @@ def _check(recipe: Recipe, where: str) -> None:
 
     for key, least in LEAST.items():
         value = operator.attrgetter(key)(recipe)
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # nor NaN
             refuse(key, value, f"at least {least}")
     if recipe.seed >= 2**32:
         refuse("seed", recipe.seed, "less than 2**32")

@@ -12,7 +12,8 @@ import smscale
 from smscale import sinusoidal
 from smscale.errors import InputError
 from smscale.kernels.lookup import decode
-from smscale.sources.modis import open_modis, pixel_counts, quality_meaning, read_coded, rejected_by
+from smscale.sources.codes import quality_meaning
+from smscale.sources.modis import open_modis, pixel_counts, read_coded, rejected_by
 from smscale.sources.viirs import open_viirs
 
 Real = Callable[[str], Path]

@@ -102,15 +102,24 @@ def raster_window(grid: Grid, lattice: Lattice, k: int = 1) -> TileWindow:
     """As `tile_window`, for one raster that covers the region or a part of it: its only tile is `AREA`."""
     a, _, c, _, e, f = lattice.transform
     lon, lat = _subpoints(grid.lon_edges, k)[None, :], _subpoints(grid.lat_edges, k)[:, None]
-    if lattice.crs == sinusoidal.CRS:
-        x, y = sinusoidal.forward(lon, lat)
+    pixels = round(sinusoidal.TILE_SIZE / a) if lattice.crs == sinusoidal.CRS else 0
+    if pixels and abs(sinusoidal.TILE_SIZE / a - pixels) < 1e-3:  # a part of whole tiles: the same pixels as in these
+        rows, cols = sinusoidal.pixel_index(lon, lat, pixels)
+        rows = rows - round((sinusoidal.TOP - f) / a)
+        cols = cols - round((c - sinusoidal.LEFT) / a)
     else:
-        centre = c + a * lattice.shape[1] / 2
-        x, y = np.broadcast_arrays(centre + (lon - centre + 180.0) % 360.0 - 180.0, lat)
-    rows, cols = np.floor((y - f) / e).astype(np.int64), np.floor((x - c) / a).astype(np.int64)
+        x, y = sinusoidal.forward(lon, lat) if lattice.crs == sinusoidal.CRS else _about(lattice, lon, lat)
+        rows, cols = np.floor((y - f) / e).astype(np.int64), np.floor((x - c) / a).astype(np.int64)
     inside = (rows >= 0) & (rows < lattice.shape[0]) & (cols >= 0) & (cols < lattice.shape[1])
     flat = np.where(inside, rows * lattice.shape[1] + cols, -1).astype(np.int32)
     return TileWindow(grid, lattice.shape, k, (AREA,), flat)
+
+
+def _about(lattice: Lattice, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+    """Longitudes within half a turn of the raster's middle, and latitudes."""
+    centre = lattice.transform[2] + lattice.transform[0] * lattice.shape[1] / 2
+    x, y = np.broadcast_arrays(centre + (lon - centre + 180.0) % 360.0 - 180.0, lat)
+    return x, y
 
 
 def quality_words(layers: Iterable[str]) -> dict[str, NDArray[np.int64]]:

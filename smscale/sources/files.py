@@ -22,6 +22,10 @@ _SIGNATURES: dict[Kind, tuple[bytes, ...]] = {
     "HDF5": (b"\x89HDF\r\n\x1a\n",),
     "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
 }
+#: Tags of the places of strips and tiles, and of their sizes (TIFF 6.0, sections 8 and 15).
+_TIFF_PLACES, _TIFF_SIZES = (273, 324), (279, 325)
+#: Bytes of a directory beyond which a TIFF is taken as no such file.
+_LONGEST_DIRECTORY = 1 << 20
 #: Bytes of the shortest superblock of HDF5 (version 2, with the signature).
 _SHORTEST_SUPERBLOCK = 48
 #: What else may lie under a data file's name.
@@ -36,8 +40,8 @@ _AGAIN = "download it again"
 def defect(path: Path, kind: Kind) -> str | None:
     """Why a file cannot be a whole `kind` file, or None. Reads a few hundred bytes.
 
-    Finds missing and empty files, folders, web pages saved under a data file's name, other formats, and HDF files
-    that are shorter than they say of themselves.
+    Finds missing and empty files, folders, web pages saved under a data file's name, other formats, and files that are
+    shorter than they say of themselves.
     """
     if not path.exists():
         return "there is no such file"
@@ -54,7 +58,7 @@ def defect(path: Path, kind: Kind) -> str | None:
         head = file.read(512)
         if not head.startswith(_SIGNATURES[kind]):
             return _another(head, kind)
-        needed = {"HDF4": _hdf4_length, "HDF5": _hdf5_length, "TIFF": lambda _: 0}[kind](file)
+        needed = {"HDF4": _hdf4_length, "HDF5": _hdf5_length, "TIFF": _tiff_length}[kind](file)
     if needed > size:
         return f"is truncated: it holds {size} of at least {needed} bytes: {_AGAIN}"
     return None
@@ -80,6 +84,61 @@ def check(path: str | Path, kind: Kind) -> Path:
     if reason:
         raise InputError(f"{path}: {reason}")
     return path
+
+
+def _tiff_length(file: BinaryIO) -> int:
+    """Largest end of any strip or tile that the directories list (TIFF 6.0, section 2; BigTIFF).
+
+    Cloud-optimised files have their directories first: half of one opens, and lacks pixels.
+    """
+    file.seek(0)
+    head = file.read(16)
+    order = "<" if head.startswith(b"II") else ">"
+    big = head[2:4] in (b"+\x00", b"\x00+")
+    offset, counter, entry = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
+    where = 8 if big else 4
+    width, step = struct.calcsize(order + offset), struct.calcsize(order + entry)
+    if len(head) < where + width:
+        return where + width
+    (place,) = struct.unpack_from(order + offset, head, where)
+    end, seen = 0, set()
+    while place and place not in seen:
+        seen.add(place)
+        file.seek(place)
+        count = file.read(struct.calcsize(order + counter))
+        if len(count) < struct.calcsize(order + counter):
+            return max(end, place + len(count) + 1)
+        (entries,) = struct.unpack(order + counter, count)
+        table = file.read(min(entries * step, _LONGEST_DIRECTORY))
+        following = file.read(width)
+        if len(following) < width:
+            return max(end, place + len(count) + entries * step + width)
+        lists = {}
+        for tag, kind, number, value in struct.iter_unpack(order + entry, table):
+            if tag in _TIFF_PLACES or tag in _TIFF_SIZES:
+                lists[tag], ends = _tiff_numbers(file, order, kind, number, value, offset)
+                end = max(end, ends)
+        for places, sizes in zip(_TIFF_PLACES, _TIFF_SIZES, strict=True):
+            for start, size in zip(lists.get(places, ()), lists.get(sizes, ()), strict=False):
+                end = max(end, start + size)  # of a block that was never written both are 0
+        (place,) = struct.unpack(order + offset, following)
+    return end
+
+
+def _tiff_numbers(
+    file: BinaryIO, order: str, kind: int, number: int, value: bytes, offset: str
+) -> tuple[tuple[int, ...], int]:
+    """The numbers of one entry of a directory, in its last bytes or where these point; and where they end there."""
+    letter = {3: "H", 4: "I", 16: "Q"}.get(kind)
+    if letter is None:
+        return (), 0
+    size, end = struct.calcsize(f"{order}{letter}") * number, 0
+    if size > len(value):
+        (start,) = struct.unpack(order + offset, value)
+        end = start + size
+        file.seek(start)
+        value = file.read(size)
+    return struct.unpack_from(f"{order}{number}{letter}", value) if len(value) >= size else (), end
 
 
 def _hdf5_length(file: BinaryIO) -> int:

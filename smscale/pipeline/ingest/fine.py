@@ -120,10 +120,10 @@ def _read(
             problems.append(problem(some[0], error))
 
 
-def _words(counts: Mapping[str, np.ndarray]) -> dict[str, dict[str, int]]:
-    """Counts of quality words that occur: layer -> word -> number of sub-points."""
+def _words(counts: Mapping[str, np.ndarray], products: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Counts of quality words that occur: "product layer" -> word -> number of sub-points."""
     return {
-        layer: {str(word): int(found[word]) for word in np.flatnonzero(found)}
+        f"{products[layer]} {layer}": {str(word): int(found[word]) for word in np.flatnonzero(found)}
         for layer, found in counts.items()
         if found.any()
     }
@@ -147,16 +147,16 @@ def overpass_block(
     problems: list[dict[str, Any]] = []
     written, words = [], cube.quality_words(VIEWS)
     valid = empty = without = cells = 0
-    product = ""
+    products: dict[str, str] = {}
     came: dict[str, set[Tile]] = {date: set() for date in own_dates & set(files)}
     for tile, touched, done in _walk(source, grid, tiles, lambda window: cube.LocalViews(window, labels, words)):
         for date in sorted(files):
             for found, attrs in _read(source, files[date].get(tile, ()), (), problems):
-                product = attrs["product"]
                 came.get(date, set()).add(tile)
                 for overpass, view in VIEWS.items():
                     lst, times = found.get(f"lst_{view}"), found.get(f"lst_view_time_{view}")
                     if lst is not None and times is not None:
+                        products[view] = attrs["product"]
                         for each in touched:
                             each.gathered.add(tile, date, overpass, lst, times, counted=date in own_dates)
                     elif lst is not None or times is not None:
@@ -175,7 +175,7 @@ def overpass_block(
         "cells_without_tile": without,
         "valid": valid,
         "cells": cells,
-        "quality": {"product": product, "words": _words({VIEWS[o]: w for o, w in words.items()}), "empty": empty},
+        "quality": {"words": _words({VIEWS[o]: w for o, w in words.items()}, products), "empty": empty},
     }
 
 
@@ -217,7 +217,7 @@ def composite_block(
         "cells_without_tile": without,
         "valid": valid,
         "cells": cells,
-        "quality": {"product": product, "words": _words(words), "empty": empty},
+        "quality": {"words": _words(words, dict.fromkeys(names, product)), "empty": empty},
     }
 
 

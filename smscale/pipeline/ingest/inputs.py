@@ -11,7 +11,7 @@ import numpy as np
 from smscale import sinusoidal
 from smscale.config import Recipe
 from smscale.cube import AREA, Lattice, lst_file_dates
-from smscale.errors import InputError
+from smscale.errors import InputError, RecipeError
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
 from smscale.sources.appeears import lattice_of
@@ -19,7 +19,8 @@ from smscale.sources.catalogue import FAMILIES, Catalogue, Granule, scan
 from smscale.sources.dem import DemTile
 from smscale.sources.needs import Box, touches
 from smscale.sources.products import calendar
-from smscale.sources.stations import ColumnMap
+from smscale.sources.quality import checked_errors
+from smscale.sources.stations import ColumnMap, why_no_station_csv
 
 #: Families without which there is no map.
 REQUIRED = ("SPL3SMP", "LST", "VI", "ET", "LC", "DEM")
@@ -116,6 +117,7 @@ def composite_length(cadence: str) -> int:
 
 def gather(folder: Path, layout: Layout, recipe: Recipe) -> Inputs:
     """What a run takes from a folder; refuses where one family is not there at all."""
+    _check_settings(recipe)
     columns = column_map(recipe)
     catalogue = scan(folder, columns) if folder.is_dir() else Catalogue(folder, (), (), (), (), (), ())
     granules = _granules(catalogue, layout, recipe)
@@ -128,12 +130,28 @@ def gather(folder: Path, layout: Layout, recipe: Recipe) -> Inputs:
         where = (
             f"{folder}: " if folder.is_dir() else f"inputs: there is no folder {folder}; it should hold the raw files. "
         )
-        raise InputError(where + _what_is_missing(catalogue, layout, absent))
+        raise InputError(where + _what_is_missing(catalogue, layout, absent, recipe.products))
     stations = _station_files(catalogue, columns is not None)
     described = _describing(stations, columns)
-    problems = _set_aside(catalogue, granules, [*stations, *described], layout)
+    problems = _set_aside(catalogue, granules, [*stations, *described], layout, columns)
     boxes = tuple(tile.box for tile in tiles_of_dem)
     return Inputs(granules, dem, boxes, halo, tuple(map(str, stations)), tuple(map(str, described)), tuple(problems))
+
+
+def _check_settings(recipe: Recipe) -> None:
+    """Refuse products and errors that no reader knows before anything is done."""
+    where = Path(recipe.path).name
+    families = [family for family in FAMILIES if family not in ("DEM", "STATIONS")]
+    for family, product in recipe.products.items():
+        if family not in families:
+            raise RecipeError(f"{where}: key products: found {family}, expected families among {', '.join(families)}")
+        known = FAMILIES[family]["products"]
+        if product not in known:
+            raise RecipeError(f"{where}: key products.{family}: found {product!r}, expected one of {', '.join(known)}")
+    try:
+        checked_errors(recipe.smap.errors)
+    except InputError as error:
+        raise RecipeError(f"{where}: key smap.errors: {error}") from None
 
 
 def _granules(catalogue: Catalogue, layout: Layout, recipe: Recipe) -> dict[str, tuple[Granule, ...]]:
@@ -168,7 +186,11 @@ def _of_one_form(granules: tuple[Granule, ...]) -> tuple[Granule, ...]:
 
 
 def _set_aside(
-    catalogue: Catalogue, granules: Mapping[str, Sequence[Granule]], stations: Sequence[Path], layout: Layout
+    catalogue: Catalogue,
+    granules: Mapping[str, Sequence[Granule]],
+    stations: Sequence[Path],
+    layout: Layout,
+    columns: ColumnMap | None,
 ) -> list[tuple[str, str]]:
     """Every file that is not read, and every one that is missing: (name, why)."""
     aside = [(g.path.name, "an older production of a granule that is there twice") for g in catalogue.duplicates]
@@ -179,7 +201,7 @@ def _set_aside(
         if g.path not in used
     ]
     aside += [
-        (p.name, "not a file that is read here")
+        (p.name, _why_unknown(p, columns))
         for p in catalogue.unknown
         if not p.name.endswith(IGNORED) and p not in stations
     ]
@@ -192,6 +214,12 @@ def _set_aside(
     aside += [("several products", line) for line in (*catalogue.mixtures, *catalogue.rivals)]
     other = "stations of another form (ISMN files, or tables) beside those that are read"
     return aside + [(p.name, other) for p in catalogue.station_files if p not in stations]
+
+
+def _why_unknown(path: Path, columns: ColumnMap | None) -> str:
+    """Of a table, what it lacks of what the recipe says of tables."""
+    lacks = why_no_station_csv(path, columns) if columns is not None and path.suffix == ".csv" else None
+    return "not a file that is read here" + (f": as a table of stations it {lacks}" if lacks else "")
 
 
 def column_map(recipe: Recipe) -> ColumnMap | None:
@@ -217,8 +245,13 @@ def _describing(stations: Sequence[Path], columns: ColumnMap | None) -> list[Pat
     return list(dict.fromkeys(place for place in places if place.is_file()))
 
 
-def _what_is_missing(catalogue: Catalogue, layout: Layout, absent: Sequence[str]) -> str:
-    lacks = catalogue.missing(catalogue.needs(*layout.period, layout.grid.bounds, stations_too=False))
-    named = "; ".join(str(m) for m in lacks if m.family in absent)
-    known = ", ".join(f"{f} ({' or '.join(FAMILIES[f]['products'])})" for f in absent)
-    return named or f"nothing for the region and period of {known}"
+def _what_is_missing(catalogue: Catalogue, layout: Layout, absent: Sequence[str], products: Mapping[str, str]) -> str:
+    """Which files are not there; and which are, but broken: those may be the same."""
+    needs = catalogue.needs(*layout.period, layout.grid.bounds, stations_too=False, products=products)
+    named = "; ".join(str(m) for m in catalogue.missing(needs) if m.family in absent)
+    known = ", ".join(f"{f} ({products.get(f) or ' or '.join(FAMILIES[f]['products'])})" for f in absent)
+    broken = [f"{path.name} {reason}" for path, reason in catalogue.problems]
+    more = f"; … {len(broken) - 3} more" if len(broken) > 3 else ""
+    return (named or f"nothing for the region and period of {known}") + (
+        f". Broken files there: {'; '.join(broken[:3])}{more}" if broken else ""
+    )

@@ -91,15 +91,13 @@ def _coverage(results: Results) -> dict[str, dict[str, int]]:
 
 def _quality(results: Results, qc: str) -> dict[str, dict[str, int]]:
     """By layer: how many sub-points of cells quality control accepted, and for what reason it rejected the others."""
-    words: dict[tuple[str, str], np.ndarray] = {}
+    words: dict[str, np.ndarray] = {}
     for result in results.values():
-        found = result.get("quality", {})
-        for layer, counts in found.get("words", {}).items():
-            total = words.setdefault((found["product"], layer), np.zeros(65536, np.int64))
+        for layer, counts in result.get("quality", {}).get("words", {}).items():
+            total = words.setdefault(layer, np.zeros(65536, np.int64))
             for word, count in counts.items():
                 total[int(word)] += count
     return {
-        f"{product} {layer}": dict(rejected_by(product, total, qc))  # type: ignore[arg-type]
-        for (product, layer), total in sorted(words.items())
-        if product
+        layer: dict(rejected_by(layer.partition(" ")[0], total, qc))  # type: ignore[arg-type]
+        for layer, total in sorted(words.items())
     }

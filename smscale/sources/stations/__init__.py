@@ -39,6 +39,7 @@ from smscale.sources.stations.series import (
 )
 from smscale.sources.stations.table import csv_records
 from smscale.sources.stations.table import is_station_csv as is_station_csv
+from smscale.sources.stations.table import why_no_station_csv as why_no_station_csv
 
 #: Files of a folder that can hold stations.
 _ISMN, _TABLES = (".stm", ".zip"), (".csv", ".tsv")

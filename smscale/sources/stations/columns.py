@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 import re
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo
+
+import pandas as pd
 
 from smscale.errors import InputError, RecipeError
 
@@ -90,6 +93,10 @@ class ColumnMap:
 
     def __post_init__(self) -> None:
         offset_of(self.zone)
+        if self.time_format is not None:
+            _check_time_format(self.time_format)
+        if self.encoding is not None:
+            _check_encoding(self.encoding)
         if self.separator is not None and len(self.separator) != 1:
             raise InputError(f"separator must be one character, as ; or a tab; got {self.separator!r}")
         if self.layout == "wide" and self.table is None:
@@ -180,6 +187,20 @@ def offset_of(zone: str) -> timedelta | ZoneInfo:
         raise InputError(
             f"zone {zone!r} is no offset as +08:00 and no name of the IANA time zones as Asia/Shanghai"
         ) from None
+
+
+def _check_time_format(text: str) -> None:
+    try:
+        pd.to_datetime(pd.Series(["2017-06-10"]), format=text, errors="coerce")
+    except ValueError as error:
+        raise InputError(f"time_format {text!r} is none of strptime, as %Y-%m-%d %H:%M ({error})") from None
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise InputError(f"encoding {name!r} is not known; use one as utf-8 or gb18030, or leave it out") from None
 
 
 def plain(name: object) -> str:

@@ -147,6 +147,10 @@ def in_fractions(record: Record, problems: Problems) -> Record | None:
             return None
         value /= 1000.0 * thickness
     elif record.unit == "percent":
+        real = value[np.isfinite(value)]
+        if real.size and real.max() <= _HIGHEST and np.median(real) > 0:
+            said = f"{name} is said to report percent, but reaches only {real.max():.4g}: believed; see unit"
+            problems.add(record.file, said, real.size)
         value /= 100.0
     else:
         share = _percent_share(value)
@@ -298,10 +302,27 @@ def chosen(series: Iterable[Series], problems: Problems) -> list[tuple[str, Seri
     for item in series:
         by_place.setdefault((item.sensor.station, item.place), []).append(item)
     kept = [item for items in by_place.values() for item in _in_succession(items, problems)]
+    _named_twins(kept, problems)
     kept.sort(
         key=lambda s: (s.sensor.network, s.sensor.station, s.span[0], s.sensor.lat, s.sensor.lon, s.sensor.depth_to)
     )
     return list(zip(_labels(kept, problems), kept, strict=True))
+
+
+def _named_twins(series: Sequence[Series], problems: Problems) -> None:
+    """Say which stations of different names stand at one place and report the same: delivered twice, they count twice."""
+    items = sorted(series, key=lambda s: (s.sensor.lat, s.sensor.lon))
+    for i, item in enumerate(items):
+        for other in items[i + 1 :]:
+            if other.sensor.lat - item.sensor.lat > _SAME_PLACE_DEG:
+                break
+            names = {item.sensor.station, other.sensor.station}
+            if len(names) == 2 and max(_apart(item.sensor, other.sensor)) <= _SAME_PLACE_DEG:
+                both = pd.concat([item.values, other.values], axis=1, join="inner").dropna().to_numpy()
+                if len(both) and np.allclose(both[:, 0], both[:, 1], rtol=0, atol=1e-6):
+                    first, second = sorted((item, other), key=lambda s: s.sensor.station)
+                    what = f"station {second.sensor.station} stands where {first.sensor.station} does and says the same: kept, leave one out"
+                    problems.add(second.file, what, len(both))
 
 
 def _in_succession(items: list[Series], problems: Problems) -> list[Series]:

@@ -37,15 +37,20 @@ _PLACE = ("lat", "lon", "elevation", "depth_from", "depth_to")
 
 def is_station_csv(path: Path, columns: ColumnMap | None = None) -> bool:
     """Whether the header of a table names the columns that stations need."""
+    return why_no_station_csv(path, columns) is None
+
+
+def why_no_station_csv(path: Path, columns: ColumnMap | None = None) -> str | None:
+    """What keeps a table from being one of station values: a column that its header lacks; None if nothing does."""
     columns = columns or ColumnMap()
     with path.open("rb") as handle:
         start = handle.read(65536)
     try:
         text = _decoded(start, columns.encoding)
         columns.find(_header(text, columns.separator)[0], path, _needed(columns))
-    except (InputError, LookupError, UnicodeDecodeError, csv.Error):
-        return False
-    return True
+    except (InputError, LookupError, UnicodeDecodeError, csv.Error) as error:
+        return " ".join(str(error).removeprefix(f"{path}: ").split())
+    return None
 
 
 def csv_records(path: Path, columns: ColumnMap, problems: Problems) -> Iterator[Record]:
