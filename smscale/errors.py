@@ -17,6 +17,10 @@ class InputError(SmscaleError, ValueError):
     exit_code = 2
 
 
+class ElsewhereError(InputError):
+    """Data that are whole, yet lie somewhere else than where they are asked for."""
+
+
 class RecipeError(SmscaleError, ValueError):
     """A recipe or a command-line value is wrong."""
 

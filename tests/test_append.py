@@ -138,6 +138,26 @@ def test_nothing_new_is_nothing_to_do(recipe, raw, tmp_path):
     assert cube(recipe, tmp_path, raw, "2017-07-12") == set()
 
 
+def test_a_file_that_is_not_read_changes_only_what_the_report_says(recipe, raw, tmp_path):
+    partial = tmp_path / "raw"
+    shutil.copytree(raw, partial, copy_function=os.link)
+    cube(recipe, tmp_path / "w", partial, "2017-07-12")
+    before = Workspace(tmp_path / "w").finished("ingest")
+    (partial / "notes.csv").write_text("a,b\n1,2\n")
+    assert cube(recipe, tmp_path / "w", partial, "2017-07-12") == set()
+    after = Workspace(tmp_path / "w").finished("ingest")
+    assert after["fingerprint"] == before["fingerprint"], "what follows has no reason to begin anew"
+    assert [p["file"] for p in after["report"]["problems"] if p not in before["report"]["problems"]] == ["notes.csv"]
+
+
+def test_another_quality_of_smap_costs_only_the_retrievals(recipe, raw, tmp_path):
+    cube(recipe, tmp_path / "w", raw)
+    strict = replace(recipe, smap=replace(recipe.smap, quality="strict"))
+    assert {key.split(".")[0] for key in cube(strict, tmp_path / "w", raw)} == {"smap"}
+    cube(strict, tmp_path / "once", raw)
+    assert_same_cube(tmp_path / "w", tmp_path / "once")
+
+
 def test_a_shorter_period_begins_anew(recipe, raw, tmp_path):
     cube(recipe, tmp_path, raw)
     cube(recipe, tmp_path, raw, "2017-07-11")

@@ -6,6 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.transform import Affine
 
@@ -246,14 +247,27 @@ def test_another_crs_is_refused_and_both_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("compress", [None, "deflate"])
-def test_a_file_cut_in_its_middle_is_named_when_its_pixels_are_read(tmp_path, compress):
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 4000, (512, 512)).astype(np.int16)
-    more = {"compress": compress} if compress else {}
-    whole = write(tmp_path / "a.tif", values, 100, 30, **more)
-    cut = write(tmp_path / "b.tif", values, 100 + 512 * STEP, 30, **more)
+@pytest.mark.parametrize("driver", ["GTiff", "COG"])
+def test_a_file_cut_in_its_middle_is_named_before_its_pixels_are_read(tmp_path, compress, driver):
+    values = np.random.default_rng(0).integers(0, 4000, (512, 512)).astype(np.int16)
+    whole = write(tmp_path / "a.tif", values, 100, 30)
+    cut = tmp_path / "b.tif"
+    rasterio.shutil.copy(whole, cut, driver=driver, compress=compress or "NONE")
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
-    dem = open_dem([whole, cut])
+    with pytest.raises(
+        InputError, match=r"b\.tif: is truncated: it holds \d+ of at least \d+ bytes: download it again"
+    ):
+        open_dem(cut)
+
+
+def test_a_file_that_is_damaged_inside_is_named_when_its_pixels_are_read(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4000, (512, 512)).astype(np.int16)
+    whole = write(tmp_path / "a.tif", values, 100, 30)
+    damaged = write(tmp_path / "b.tif", values, 100 + 512 * STEP, 30, compress="deflate")
+    content = damaged.read_bytes()
+    half = len(content) // 2
+    damaged.write_bytes(content[:half] + bytes(10_000) + content[half + 10_000 :])
+    dem = open_dem([whole, damaged])
     np.testing.assert_array_equal(dem[:, :512].values, values)
     with pytest.raises(InputError, match=r"b\.tif: cannot be read .* download it again") as error:
         dem.load()

@@ -10,7 +10,7 @@ from rasterio.transform import from_origin
 from test_sources_appeears import GEOGRAPHIC, lst_name, request, write_layer
 
 from smscale import config, cube, schema, store
-from smscale.errors import InputError
+from smscale.errors import InputError, RecipeError
 from smscale.pipeline.ingest import arrays, fine, inputs
 from smscale.pipeline.ingest.inputs import Inputs
 from smscale.pipeline.layout import layout_of
@@ -163,3 +163,33 @@ def test_a_cropped_tile_is_left_out_and_named(real, tmp_path: Path):
     cropped = str(real("modis/MOD13A2.A2016145.h18v04.006.2016166145124.hdf"))
     with pytest.raises(InputError, match="a whole tile 1200 x 1200: download it whole"):
         fine.Source("VI", "strict").read([cropped], ("ndvi",))
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ("products={LST: XYZ}", "key products.LST: found 'XYZ', expected one of MYD11A1"),
+        ("products={DEM: SRTM}", "key products: found DEM, expected families among SPL3SMP, LST"),
+        ("smap.errors={recommended: 0.04}", "key smap.errors: .* add not_recommended"),
+        ("smap.errors={recomended: 0.04}", "key smap.errors: .* did you mean recommended"),
+    ],
+)
+def test_what_no_reader_knows_is_refused_before_anything_is_read(tmp_path: Path, setting: str, what: str):
+    where, recipe = layout(tmp_path, setting)
+    with pytest.raises(RecipeError, match=f"here.yaml: {what}"):
+        inputs.gather(tmp_path, where, recipe)
+
+
+def test_files_that_are_broken_are_named_where_a_whole_family_is_missing(tmp_path: Path):
+    (tmp_path / "MOD16A2.A2017193.h26v05.061.2017202120000.hdf").write_bytes(b"<html>")
+    where, recipe = layout(tmp_path)
+    with pytest.raises(InputError, match=r"Broken files there: MOD16A2\.A2017193\S+ is a web page"):
+        inputs.gather(tmp_path, where, recipe)
+
+
+def test_a_table_that_the_recipe_does_not_fit_is_named_with_the_reason(tmp_path: Path):
+    path = tmp_path / "own.csv"
+    path.write_text("name,time,lat,lon,soil_moisture\nA,2017-06-20,30.1,101.1,0.2\n")
+    columns = inputs.ColumnMap.from_mapping({"columns": {"station": "ID"}})
+    assert "has no column 'ID' for station" in inputs._why_unknown(path, columns)
+    assert inputs._why_unknown(path, None) == "not a file that is read here"

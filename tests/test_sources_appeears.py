@@ -313,7 +313,7 @@ def test_layers_that_are_not_as_delivered_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "empty"), (b"<html>login", "web page"), (b"II*\x00\x08\x00", "cannot be read as a GeoTIFF")],
+    [(b"", "empty"), (b"<html>login", "web page"), (b"II*\x00\x08\x00", "is truncated")],
 )
 def test_broken_layers_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / lst_name("LST_Day_1km", "2017161")
@@ -329,7 +329,7 @@ def test_a_layer_cut_short_is_named_when_it_is_read(tmp_path: Path) -> None:
     path = write_layer(tmp_path, lst_name("LST_Day_1km", "2017161"), values)
     ds = open_appeears(path, "none")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match="cannot be read as a GeoTIFF"):
+    with pytest.raises(InputError, match="is truncated: it holds"):
         ds.load()
 
 

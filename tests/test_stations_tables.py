@@ -214,6 +214,30 @@ def test_a_stated_unit_is_believed_and_a_contradiction_is_left_out(tmp_path: Pat
     assert problems(by_fraction) == {"station B reports percent (median 35), expected m3 m-3: left out": 1}
 
 
+def test_percent_that_stays_below_one_is_believed_and_named(tmp_path: Path) -> None:
+    rows = [f"A,2017-06-10 {h:02d}:00,30,103,0.3" for h in range(10)]
+    ds = open_stations(written(tmp_path, table(*rows)), columns={"unit": "percent"})
+    np.testing.assert_allclose(ds.soil_moisture, np.full((1, 10), 0.003), rtol=1e-6)
+    assert problems(ds) == {"station A is said to report percent, but reaches only 0.3: believed; see unit": 10}
+
+
+def test_a_station_delivered_under_two_names_is_named(tmp_path: Path) -> None:
+    rows = [f"{s},2017-06-10 {h:02d}:00,30,{lon},{0.2 + h / 100}" for s, lon in (("A", 103), ("B", 103), ("C", 104)) for h in range(5)]  # fmt: skip
+    ds = open_stations(written(tmp_path, table(*rows)))
+    assert list(ds.station.values) == ["A", "B", "C"]
+    assert problems(ds) == {"station B stands where A does and says the same: kept, leave one out": 5}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [("time_format", "%Q", "is none of strptime"), ("encoding", "utf-99", "is not known; use one as utf-8")],
+)
+def test_what_no_table_can_be_read_with_is_refused_in_one_line(key: str, value: str, what: str) -> None:
+    with pytest.raises(RecipeError, match=f"r.yaml: stations: {key} .* {what}") as error:
+        ColumnMap.from_mapping({key: value}, where="r.yaml: stations")
+    assert "\n" not in str(error.value)
+
+
 def test_a_station_that_changes_its_unit_is_left_out(tmp_path: Path) -> None:
     rows = [f"A,2017-06-10 {h:02d}:00,30,103,{v}" for h, v in enumerate([30, 31, 32, 0.31, 0.32])]
     ds = open_stations(written(tmp_path, table(*rows, "B,2017-06-10,31,103,0.2")))

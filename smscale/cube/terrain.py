@@ -11,7 +11,7 @@ from pyproj import CRS, Transformer
 from pyproj.enums import TransformDirection
 
 from smscale import schema
-from smscale.errors import InputError
+from smscale.errors import ElsewhereError, InputError
 from smscale.grid import Grid, authalic_q, coords_of, grid_of
 from smscale.kernels.overlap import MIN_RESULTANT, Bands, cell_areas
 from smscale.kernels.terrain import Places, even_step, metres_per_degree, sums_over_bands, sums_over_pixels
@@ -91,8 +91,8 @@ def _finished(sums: Floats, whole: Floats, least: float) -> dict[str, NDArray[np
     return found
 
 
-def _stranger(dem: object, grid: Grid) -> InputError:
-    return InputError(f"the elevation model does not meet the grid: it covers {dem}, the grid is {grid}")
+def _stranger(dem: object, grid: Grid) -> ElsewhereError:
+    return ElsewhereError(f"the elevation model does not meet the grid: it covers {dem}, the grid is {grid}")
 
 
 def _projection(dem: xr.DataArray) -> CRS | None:

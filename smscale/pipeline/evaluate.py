@@ -26,6 +26,7 @@ def evaluate(run: Run, layout: Layout, truth: Path | None) -> dict[str, Any]:
         "evaluate",
         1,
         run.upstream("fuse"),
+        run.report("ingest").get("problems"),
         recipe.part("fusion", "seed", "name", "title", "assumed"),
         truth is not None,
     )

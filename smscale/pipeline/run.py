@@ -47,7 +47,7 @@ class Run:
         prepare: Callable[[], Any],
         work: Callable[[], dict[str, Any]],
         base: str = "",
-        extend: Callable[[], bool] | None = None,
+        extend: Callable[[str], bool] | None = None,
     ) -> dict[str, Any]:
         """Do a stage once.
 
@@ -56,8 +56,8 @@ class Run:
         fingerprint : of everything that the stage is made from, the stages before it included
         prepare : clears what an older run left and lays out the empty arrays; done once per fingerprint
         work : does the blocks that the ledger does not hold, publishes, returns the report
-        base, extend : where blocks have fingerprints of their own: while what all share (`base`) stays the same, `extend` makes
-            room for what is new and finished blocks are kept; where it cannot, it says False, and the stage begins anew
+        base, extend : where blocks have fingerprints of their own: what all of them share is `base`. `extend` is given that of the
+            last time; it makes room for what is new, and finished blocks are kept, or says False, and the stage begins anew
 
         Returns
         -------
@@ -77,7 +77,8 @@ class Run:
             for stage in reversed(later):  # what was made from an older state goes with it
                 self.workspace.forget(stage)
             self.workspace.unfinish(name)
-            if extend is None or not base or self.workspace.base(name) != base or not extend():
+            held = self.workspace.base(name)
+            if extend is None or not held or not extend(held):
                 self.workspace.forget(name)
                 prepare()
             self.workspace.prepared(name, fingerprint, base)

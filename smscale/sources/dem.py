@@ -27,7 +27,7 @@ from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 from scipy import ndimage
 
-from smscale.errors import InputError
+from smscale.errors import ElsewhereError, InputError
 from smscale.grid import Grid
 from smscale.kernels import overlap
 from smscale.schema import LAND_COVER_FILL, VARIABLES, WATER
@@ -441,9 +441,11 @@ def _mosaic(tiles: Sequence[DemTile], box: Box | None) -> _Mosaic:
     return mosaic
 
 
-def _nothing_in(box: Box | None, first: DemTile) -> InputError:
+def _nothing_in(box: Box | None, first: DemTile) -> ElsewhereError:
     shown = _show(box) if box else "None"
-    return InputError(f"no elevation tile lies in the box {shown}; the first is {first.path.name}, {_show(first.box)}")
+    return ElsewhereError(
+        f"no elevation tile lies in the box {shown}; the first is {first.path.name}, {_show(first.box)}"
+    )
 
 
 def _crs_name(tile: DemTile) -> str:

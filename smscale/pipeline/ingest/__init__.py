@@ -28,7 +28,7 @@ from smscale.workspace import NEWEST, OVERPASS
 __all__ = ["ingest"]
 
 #: Raised when blocks are made otherwise: what an older version finished is done again.
-VERSION = 2
+VERSION = 3
 
 
 def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
@@ -37,13 +37,19 @@ def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
     inputs = gather(folder, layout, recipe)
     work = _Work(run, layout, inputs, path, file_fingerprints(inputs.files))
     world = recipe.resolve(recipe.world).read_text() if recipe.world else ""
-    settings = recipe.part("region", "grid", "chunks", "smap", "modis", "products")
-    base = store.fingerprint("ingest", VERSION, settings, layout.period[0], layout.grid.bounds, world)
+    settings = (recipe.part("region", "grid", "chunks", "products"), recipe.modis.quality)
+    fine = store.fingerprint("ingest", VERSION, settings, layout.period[0], layout.grid.bounds, world)
+    coarse = store.fingerprint(recipe.part("smap"))
     files = sorted(work.prints.values())
-    whole = store.fingerprint(base, recipe.part("stations"), layout.period, files, inputs.problems)
+    whole = store.fingerprint(fine, coarse, recipe.part("stations"), layout.period, files)
 
-    def extend() -> bool:
+    def extend(held: str) -> bool:
+        if held.partition("+")[0] != fine:
+            return False
         ledger = run.workspace.ledger("ingest")
+        if held.partition("+")[2] != coarse:
+            arrays.lay_out_coarse(layout, path)
+            ledger.forget("smap/")
         again = arrays.make_longer(layout, inputs, path)
         for prefix in again or ():
             ledger.forget(f"{prefix}/")
@@ -52,7 +58,12 @@ def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
             ledger.forget("stations")
         return again is not None
 
-    return run.stage("ingest", whole, lambda: arrays.lay_out(layout, inputs, path), work.do, base, extend)
+    base = f"{fine}+{coarse}"
+    report = run.stage("ingest", whole, lambda: arrays.lay_out(layout, inputs, path), work.do, base, extend)
+    if report["set_aside"] != work.set_aside and not run.check:  # files that change nothing but the report
+        report = work.do()
+        run.workspace.finish("ingest", whole, report)
+    return report
 
 
 class _Work:
@@ -60,7 +71,8 @@ class _Work:
 
     def __init__(self, run: Run, layout: Layout, inputs: Inputs, path: str, prints: dict[str, str]) -> None:
         self.run, self.layout, self.inputs, self.path, self.prints = run, layout, inputs, path, prints
-        self.settings = run.recipe.part("region", "grid", "chunks", "modis")
+        self.settings = (run.recipe.part("region", "grid", "chunks"), run.recipe.modis.quality)
+        self.set_aside = store.fingerprint(inputs.problems)
         self.bands = layout.bands()
         self.lst = inputs.by_date("LST")
 
@@ -76,7 +88,11 @@ class _Work:
         if steps is not None:
             results = self._compact(steps, results)
         report = summary(self.inputs, results, self.run.recipe.modis.quality)
-        return {**report, "files": sealed(self.run.workspace, "cube.zarr/fine", "cube.zarr/stations")}
+        return {
+            **report,
+            "set_aside": self.set_aside,
+            "files": sealed(self.run.workspace, "cube.zarr/fine", "cube.zarr/stations"),
+        }
 
     def _groups(self) -> list[str]:
         groups = [f"fine/{cadence}" for cadence in schema.CADENCES] + ["fine/land_cover", "coarse"]

@@ -39,6 +39,12 @@ def lay_out(layout: Layout, inputs: Inputs, path: str) -> None:
         _create_fine(layout, path, f"fine/{cadence}", _composite_times(inputs.composites(cadence, layout)), 1)
     _create_fine(layout, path, "fine/static", xr.Dataset(), 1)
     _create_land_cover(layout, path, inputs.years)
+    lay_out_coarse(layout, path)
+
+
+def lay_out_coarse(layout: Layout, path: str) -> None:
+    """The retrievals' arrays, empty, over whatever lay there."""
+    store.remove(path, "coarse")
     store.create(path, "coarse", _coarse_template(layout), {"time": layout.shards["time"]}, None)
 
 

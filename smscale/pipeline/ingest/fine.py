@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from smscale import cube, schema, sinusoidal, store
-from smscale.errors import InputError
+from smscale.blocks import spans
+from smscale.errors import ElsewhereError, InputError
 from smscale.grid import Grid
 from smscale.kernels.lookup import Coded
 from smscale.pipeline.ingest.inputs import OfDate, Tile, composite_length
@@ -27,6 +28,8 @@ from smscale.sources.modis import read_coded
 PIXELS = {"LST": (1200, 1), "VI": (1200, 1), "ET": (2400, 3), "LC": (2400, 3)}
 #: How far the pixels of two dates of one request may lie apart, in pixels.
 SAME_PIXELS = 1e-3
+#: Rows of the grid whose elevation is held at once: of 3 degrees of 1 arc-second tiles some 80 MB.
+STRIP = 50
 #: The view that serves an overpass step.
 VIEWS = {"AM": "night", "PM": "day"}
 
@@ -245,19 +248,25 @@ def land_cover_block(
 
 
 def static_block(path: str, place: Window, grid: Grid, dem: Sequence[str], halo: float) -> dict[str, Any]:
-    """Terrain on one window of the grid, from the elevation of it and of `halo` degrees around it."""
-    west, south, east, north = grid.bounds
+    """Terrain on one window of the grid, from the elevation of it and of `halo` degrees around it, strip by strip."""
     names = schema.CADENCES["static"]
     values = np.full((*grid.shape, len(names)), np.nan, np.float32)
     counts = {"voids": 0, "overlap_conflicts": 0}
     problems: list[dict[str, Any]] = []
-    if dem:
-        elevation = open_dem(dem, box=(west - halo, max(south - halo, -90), east + halo, min(north + halo, 90)))
-        counts = {name: int(elevation.attrs[name]) for name in counts}
+    for rows in spans(grid.shape[0], STRIP) if dem else ():
+        strip = grid.window(rows, slice(0, grid.shape[1]))
+        west, south, east, north = strip.bounds
+        box = (west - halo, max(south - halo, -90), east + halo, min(north + halo, 90))
+        try:
+            elevation = open_dem(dem, box=box)
+            layers = cube.static_layers(elevation, strip)
+        except ElsewhereError:  # tiles that touch the window, and not this strip
+            continue
+        for name in counts:
+            counts[name] += int(elevation.attrs[name])
         if elevation.attrs["holes"]:
             problems.append(_hole(elevation.attrs))
-        layers = cube.static_layers(elevation, grid)
-        values = np.stack([layers[name].values for name in names], axis=-1)
+        values[rows] = np.stack([layers[name].values for name in names], axis=-1)
     receipt = store.write(path, "fine/static", "values", (*place, slice(0, len(names))), values)
     return {
         "dem": counts,

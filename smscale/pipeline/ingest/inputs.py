@@ -175,7 +175,16 @@ def _granules(catalogue: Catalogue, layout: Layout, recipe: Recipe) -> dict[str,
             found[family] = _of_one_form(catalogue.of_one_series(family, days, where))
         else:
             found[family] = _of_one_form(catalogue.select(family, days, where, series))
+    found["LC"] = _near_years(found["LC"], int(start[:4]), int(end[:4]))
     return found
+
+
+def _near_years(granules: tuple[Granule, ...], first: int, last: int) -> tuple[Granule, ...]:
+    """Land cover of the period's years, and of the nearest year before and after them."""
+    years = sorted({int(g.date[:4]) for g in granules})
+    before, after = [y for y in years if y < first][-1:], [y for y in years if y > last][:1]
+    kept = {*before, *after, *(y for y in years if first <= y <= last)}
+    return tuple(g for g in granules if int(g.date[:4]) in kept)
 
 
 def _of_one_form(granules: tuple[Granule, ...]) -> tuple[Granule, ...]:

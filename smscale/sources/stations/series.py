@@ -20,6 +20,8 @@ from smscale.schema import VARIABLES
 MISSING_CODES = (-99.0, -999.0, -9999.0, 9999.0, 999.9)
 #: A station of which more than this share of the values lies in 1..100 reports percent; below the second it mixes units.
 _PERCENT_SHARE, _PERCENT_SURE = 0.5, 0.95
+#: Values that a station needs before they can contradict the unit that is stated.
+_TELLING = 10
 #: ISMN's flags for good, and for not judged.
 GOOD, UNJUDGED = "G", "U"
 _LOWEST, _HIGHEST = VARIABLES["soil_moisture"].valid_min, VARIABLES["soil_moisture"].valid_max
@@ -148,7 +150,7 @@ def in_fractions(record: Record, problems: Problems) -> Record | None:
         value /= 1000.0 * thickness
     elif record.unit == "percent":
         real = value[np.isfinite(value)]
-        if real.size and real.max() <= _HIGHEST and np.median(real) > 0:
+        if real.size >= _TELLING and real.max() <= _HIGHEST and np.median(real) > 0:
             said = f"{name} is said to report percent, but reaches only {real.max():.4g}: believed; see unit"
             problems.add(record.file, said, real.size)
         value /= 100.0
