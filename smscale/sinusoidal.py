@@ -65,17 +65,13 @@ def tiles_of_box(west: float, south: float, east: float, north: float) -> list[t
     """Every tile (h, v) that a longitude-latitude box touches, in order of h, v."""
     lat = np.linspace(south, north, max(2, int((north - south) / 0.01) + 2))
     lat[0] += 1e-9  # a tile owns its northern edge: a box whose south is one does not touch the tile below
-    edges = {(h, v) for h, v in zip(*_tile_range(west, east, lat), strict=True)}
-    return sorted(edges)
-
-
-def _tile_range(west: float, east: float, lat: Floats) -> tuple[list[int], list[int]]:
-    hs: list[int] = []
-    vs: list[int] = []
-    row, first = pixel_index(np.full_like(lat, west), lat, 1)
-    _, last = pixel_index(np.full_like(lat, east - 1e-9), lat, 1)
-    for v, h0, h1 in zip(row.tolist(), first.tolist(), last.tolist(), strict=True):
-        for h in range(min(h0, h1), max(h0, h1) + 1):
-            hs.append(h)
-            vs.append(v)
-    return hs, vs
+    row, one = pixel_index(np.full_like(lat, west), lat, 1)
+    _, other = pixel_index(np.full_like(lat, east - 1e-9), lat, 1)
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    found = []
+    for v in range(int(row.min()), int(row.max()) + 1):
+        here = row == v
+        if here.any():
+            # The edges are smooth in latitude: between their extremes every tile of the row is touched.
+            found += [(h, v) for h in range(int(low[here].min()), int(high[here].max()) + 1)]
+    return sorted(found)

@@ -108,3 +108,10 @@ def test_region_of_one_cell_is_refused(recipe: Path, tmp_path: Path, capsys: pyt
     settings = ["--set", "region=[101.5, 30.6, 101.5001, 30.6001]"]
     assert cli.main(["run", str(recipe), "--workspace", str(tmp_path / "w"), *settings]) == 2
     assert "key region" in capsys.readouterr().err
+
+
+def test_nan_is_no_setting(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: r\nworld: w.yaml\n")
+    with pytest.raises(RecipeError, match=r"key match\.tolerance_hours: found nan, expected at least 0"):
+        config.read(path, ["match.tolerance_hours=.nan"])

@@ -193,3 +193,22 @@ def test_a_table_that_the_recipe_does_not_fit_is_named_with_the_reason(tmp_path:
     columns = inputs.ColumnMap.from_mapping({"columns": {"station": "ID"}})
     assert "has no column 'ID' for station" in inputs._why_unknown(path, columns)
     assert inputs._why_unknown(path, None) == "not a file that is read here"
+
+
+def test_elevation_tiles_that_overlap_and_differ_are_named(tmp_path: Path):
+    place, _ = layout(tmp_path)
+    path = str(tmp_path / "cube.zarr")
+    first = dem_file(tmp_path / "a.tif", 100.9, 30.4, (300, 300), 0.002)
+    second = dem_file(tmp_path / "b.tif", 100.9, 30.4, (300, 300), 0.002)
+    with rasterio.open(second, "r+") as file:
+        values = file.read(1)
+        values[:, 150:] += 500  # from 101.2 E
+        file.write(values, 1)
+    found = with_dem(first, second)
+    arrays._create_fine(place, path, "fine/static", xr.Dataset(), 1)
+    everything = (slice(0, 30), slice(0, 40))
+    report = fine.static_block(path, everything, place.grid, found.dem_touching(place.grid), found.dem_halo)
+    (conflict,) = report["problems"]
+    assert "overlap and differ" in conflict["what"]
+    assert conflict["what"].endswith("of a.tif, b.tif")
+    assert conflict["count"] == report["dem"]["overlap_conflicts"] >= 100 * 150

@@ -71,6 +71,7 @@ class LocalViews:
     steps: Sequence[tuple[str, str]]
     words: dict[str, NDArray[np.int64]] = field(default_factory=lambda: quality_words(NOMINAL_HOURS))
     empty: int = 0
+    valid: int = 0
 
     def __post_init__(self) -> None:
         if self.window.k != 1:
@@ -106,8 +107,16 @@ class LocalViews:
             raise InputError("LST files of different encoding (product or version) do not mix: keep those of one")
         self._tables = held
 
-    def result(self) -> NDArray[np.float32]:
-        """(t, m, n, 2) LST in K and its view time in hours of local solar time; NaN where there is no view."""
+    def result(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """(t, m, n, 2) LST in K and its view time in hours of local solar time, NaN where there is no view; `valid` counts views.
+
+        `out` : an array of that shape to fill, where there is one to use again
+        """
+        shape = (*self._views.lst.shape, 2)
+        out = np.empty(shape, np.float32) if out is None or out.shape != shape else out
         if self._tables is None:
-            return np.full((*self._views.lst.shape, 2), np.nan, np.float32)
-        return resample.decode_views(self._views, *self._tables)
+            out.fill(np.nan)
+            self.valid = 0
+        else:
+            self.valid = resample.decode_views(self._views, *self._tables, out)
+        return out

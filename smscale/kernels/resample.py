@@ -139,11 +139,11 @@ def add_views(
     )  # fmt: skip
 
 
-def decode_views(views: Views, values: NDArray[np.float32], hours: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(t, m, n, 2) temperature and view time by their tables, NaN where there is no view."""
-    out = np.empty((*views.lst.shape, 2), np.float32)
-    _decode_views(views.lst, views.time, values, hours, out)
-    return out
+def decode_views(
+    views: Views, values: NDArray[np.float32], hours: NDArray[np.float32], out: NDArray[np.float32]
+) -> int:
+    """Temperature and view time by their tables into `out` (t, m, n, 2), NaN where there is no view; the number of views."""
+    return int(_decode_views(views.lst, views.time, values, hours, out))
 
 
 def _quality(pixels: Coded) -> tuple[NDArray, NDArray[np.bool_]]:
@@ -185,12 +185,15 @@ def _lay_positions(rows, x, shrink, left, step, pixels, first, flat):  # type: i
 
 @njit(nogil=True, cache=True)
 def _decode_views(lst, time, values, hours, out):  # type: ignore[no-untyped-def]
+    count = 0
     for t in range(lst.shape[0]):
         for i in range(lst.shape[1]):
             for j in range(lst.shape[2]):
                 seen = time[t, i, j] != NO_VIEW
+                count += seen
                 out[t, i, j, 0] = values[lst[t, i, j]] if seen else np.float32(np.nan)
                 out[t, i, j, 1] = hours[time[t, i, j]] if seen else np.float32(np.nan)
+    return count
 
 
 @njit(nogil=True, cache=True)

@@ -151,6 +151,7 @@ def overpass_block(
     written, words = [], cube.quality_words(VIEWS)
     valid = empty = without = cells = 0
     products: dict[str, str] = {}
+    values: np.ndarray | None = None
     came: dict[str, set[Tile]] = {date: set() for date in own_dates & set(files)}
     for tile, touched, done in _walk(source, grid, tiles, lambda window: cube.LocalViews(window, labels, words)):
         for date in sorted(files):
@@ -166,9 +167,9 @@ def overpass_block(
                         what = f"LST of the {view} and its view time do not both lie there: left out"
                         problems.append({"file": Path(files[date][tile][0]).name, "what": what, "count": 1})
         for each in done:
-            values = each.gathered.result()
+            values = each.gathered.result(values)
             written.append(store.write(path, group, "values", (region, *each.place, slice(0, 2)), values))
-            valid += int(np.isfinite(values[..., 0]).sum())
+            valid += each.gathered.valid
             cells += values[..., 0].size
             empty += each.gathered.empty
             without += sum(each.window.cells_without(tiles_of_date) for tiles_of_date in came.values())
@@ -267,6 +268,8 @@ def static_block(path: str, place: Window, grid: Grid, dem: Sequence[str], halo:
         if elevation.attrs["holes"]:
             problems.append(_hole(elevation.attrs))
         values[rows] = np.stack([layers[name].values for name in names], axis=-1)
+    if counts["overlap_conflicts"]:
+        problems.append(_conflict(dem, counts["overlap_conflicts"]))
     receipt = store.write(path, "fine/static", "values", (*place, slice(0, len(names))), values)
     return {
         "dem": counts,
@@ -275,6 +278,13 @@ def static_block(path: str, place: Window, grid: Grid, dem: Sequence[str], halo:
         "valid": int(np.isfinite(values[..., 0]).sum()),
         "cells": values[..., 0].size,
     }
+
+
+def _conflict(dem: Sequence[str], pixels: int) -> dict[str, Any]:
+    """Elevation tiles that overlap and differ; `pixels` are those of one window."""
+    names = ", ".join(sorted(Path(path).name for path in dem))
+    what = f"elevation tiles overlap and differ by more than 0.1 m: the first by name is taken, of {names}"
+    return {"file": "DEM", "what": what, "count": pixels}
 
 
 def _hole(attrs: Mapping[str, Any]) -> dict[str, Any]:
