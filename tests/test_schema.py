@@ -1,6 +1,5 @@
 """Variables, status bits, overpass steps and the local day of an observation."""
 
-
 import numpy as np
 import pytest
 import xarray as xr
