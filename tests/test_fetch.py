@@ -609,7 +609,9 @@ def test_what_the_archives_do_not_have_is_listed(archive: Server, run: Callable)
     del archive.files[next(path for path in archive.files if path.startswith("/dem"))]
     archive.add_granule("MCD12Q1", "061", "MCD12Q1.A2015001.h26v05.061.2021001000000.hdf", HDF4)
     outcome, said = run()
-    assert outcome.exit_code == 0
+    assert outcome.lacking == ("VI", "ET", "DEM")
+    assert outcome.exit_code == 2
+    assert "nothing    of VI, ET, DEM is there: a run would refuse" in said
     assert "MYD11A1 2017-06-10 h26v05" in outcome.absent
     assert "Copernicus_DSM_COG_10_N30_00_E103_00_DEM.tif" in outcome.absent
     assert "only sea" in said

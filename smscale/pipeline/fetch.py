@@ -15,7 +15,7 @@ from smscale.fetch import Archive, Cmr, Copernicus, Login, Remote, Result, Wante
 from smscale.fetch.download import MANIFEST
 from smscale.fetch.login import HOW
 from smscale.fetch.patience import Patience
-from smscale.pipeline.ingest.inputs import column_map
+from smscale.pipeline.ingest.inputs import REQUIRED, column_map
 from smscale.pipeline.layout import layout_of
 from smscale.sources import outline
 from smscale.sources.catalogue import Catalogue, Granule, Missing, read_name, scan
@@ -42,11 +42,12 @@ class Outcome:
     absent: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """2 if something failed; what an archive does not have is no failure."""
-        return 2 if self.failed else 0
+        """2 if something failed, or a family is not there at all, so that a run would refuse; single gaps are no failure."""
+        return 2 if self.failed or self.lacking else 0
 
 
 @dataclass
@@ -99,7 +100,10 @@ def fetch(
     suspect = frozenset(path for path, _ in catalogue.problems)
     wanted = [(remote, path) for path, remote in plan.files.items()]
     results = download_all(wanted, folder / MANIFEST, jobs, login, patience, suspect, progress)
-    outcome = _outcome(results, plan.absent)
+    held = scan(folder, column_map(recipe))
+    bounds = layout.grid.bounds
+    lacking = [f for f in REQUIRED if not (held.dem_covering(bounds) if f == "DEM" else held.select(f))]
+    outcome = replace(_outcome(results, plan.absent), lacking=tuple(lacking))
     say(_summary(outcome, results))
     return outcome
 
@@ -278,6 +282,8 @@ def _summary(outcome: Outcome, results: Sequence[Result]) -> str:
         lines += [f"absent     {len(outcome.absent)} are not in the archive{sea}:", *_listed(outcome.absent)]
     if outcome.failed:
         lines += [f"failed     {len(outcome.failed)}; the same command tries them again:", *_listed(outcome.failed)]
+    if outcome.lacking:
+        lines.append(f"nothing    of {', '.join(outcome.lacking)} is there: a run would refuse")
     return "\n".join(lines) + "\n"
 
 
