@@ -35,8 +35,8 @@ from smscale.kernels.nans import one_nan
 METADATA = "zarr.json"
 UNFINISHED = "unfinished.json"
 
-#: zstd level of every array: 3 is zstd's own default, the knee of speed against size.
-_COMPRESSOR = ZstdCodec(level=3)
+#: zstd level of every array: on LST of a genuine tile 2 makes files as small as 3 in five sixths of the time.
+_COMPRESSOR = ZstdCodec(level=2)
 
 
 #: What was written: store (its name), array (path in it), region ([start, stop] along each axis), checksum of the values.

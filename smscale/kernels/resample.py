@@ -248,14 +248,19 @@ def _add_views(  # type: ignore[no-untyped-def]
     words,
 ):
     empty = 0
+    last, run = 0, 0  # equal words lie side by side: they are counted by runs
     for i in range(flat.shape[0]):
         for j in range(flat.shape[1]):
             p = flat[i, j] - first
             if flat[i, j] < 0 or p < 0 or p >= lst.size:
                 continue
             if quality.size:
-                words[quality[p]] += 1
-                if not accepted[quality[p]]:
+                word = np.int64(quality[p])
+                if word != last:
+                    words[last] += run
+                    last, run = word, 0
+                run += 1
+                if not accepted[word]:
                     continue
             time = hours[view[p]]
             if not valid[lst[p]] or time != time:
@@ -272,4 +277,5 @@ def _add_views(  # type: ignore[no-untyped-def]
             if held == NO_VIEW or away < abs((hours[held] - nominal + 12.0) % 24.0 - 12.0):
                 out_lst[step, i, j] = lst[p]
                 out_time[step, i, j] = view[p]
+    words[last] += run
     return empty

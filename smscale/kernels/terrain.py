@@ -79,7 +79,9 @@ def slope_aspect(elevation: NDArray, dx: ArrayLike, dy: ArrayLike) -> tuple[NDAr
     included); aspect is NaN where the ground is flat.
     """
     elevation, east, south = _prepared(elevation, dx, dy)
-    slope, aspect = _bordered(elevation), _bordered(elevation)
+    # One allocation: for a tile of 3601 x 3601 the operating system's part of it is a third of the time.
+    slope, aspect = layers = np.empty((2, *elevation.shape), np.float32)
+    layers[:, :1] = layers[:, -1:] = layers[:, :, :1] = layers[:, :, -1:] = np.nan
     _horn_angles(elevation, east, south, slope, aspect)
     return slope, aspect
 
@@ -166,12 +168,6 @@ def _prepared(elevation: NDArray, dx: ArrayLike, dy: ArrayLike) -> tuple[NDArray
     factors = [1 / (8 * np.broadcast_to(np.asarray(d, np.float64), elevation.shape[:1])) for d in (dx, dy)]
     east, south = (np.ascontiguousarray(f, dtype=np.float32) for f in factors)
     return np.ascontiguousarray(elevation, dtype=np.float32), east, south
-
-
-def _bordered(elevation: NDArray) -> NDArray[np.float32]:
-    layer = np.empty_like(elevation)
-    layer[:1] = layer[-1:] = layer[:, :1] = layer[:, -1:] = np.nan
-    return layer
 
 
 @njit(inline="always")
