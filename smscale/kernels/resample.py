@@ -248,7 +248,7 @@ def _add_views(  # type: ignore[no-untyped-def]
     words,
 ):
     empty = 0
-    last, run = 0, 0  # equal words lie side by side: they are counted by runs
+    last, run = np.int64(0), 0  # equal words lie side by side: they are counted by runs
     for i in range(flat.shape[0]):
         for j in range(flat.shape[1]):
             p = flat[i, j] - first
