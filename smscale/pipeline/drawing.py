@@ -28,7 +28,7 @@ TRACES = {
 #: Why what a sieve leaves out is left out.
 REASONS = match.REASONS | {
     "file": "no file of that day",
-    "accepted": "cloud, or refused by quality control",
+    "accepted": "cloud or low quality",
     "value": "no value, or no view time",
 }
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 
-import numpy as np
 import xarray as xr
 
 from smscale import schema, sinusoidal
@@ -33,11 +32,6 @@ class Layout:
     def steps(self) -> xr.Dataset:
         west, _, east, _ = self.grid.bounds
         return schema.overpass_steps(*self.period, longitude=(west + east) / 2)
-
-    @property
-    def local_days(self) -> np.ndarray:
-        """(d,) datetime64[D]: every local solar day."""
-        return np.unique(self.steps["local_date"].values.astype("datetime64[D]"))
 
     def tiles(self) -> list[tuple[slice, slice]]:
         """Shard-aligned windows (rows, columns) that cover the fine grid."""
