@@ -13,17 +13,9 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from smscale.errors import InputError
-from smscale.models.cnn import (
-    PENALTIES,
-    ROWS,
-    CNNRegressor,
-    cnn_from_arrays,
-    cnn_to_arrays,
-    inner_split,
-    merge_rows,
-    ridge_coefficients,
-    ridge_penalty,
-)
+from smscale.models.cnn import ROWS, CNNRegressor, cnn_from_arrays, cnn_to_arrays
+from smscale.models.ridge import PENALTIES, ridge_coefficients, ridge_penalty
+from smscale.models.samples import inner_split, merge_rows
 
 SMALL: dict[str, Any] = {"epochs": 15, "filters": (4, 4, 4, 4), "dropout": 0.0, "learning_rate": 0.01, "patience": 15}
 

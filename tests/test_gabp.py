@@ -19,8 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from smscale.errors import InputError
-from smscale.models.gabp import GABPRegressor, _clusters, _dealt, _scaling
+from smscale.models.gabp import GABPRegressor
 from smscale.models.network import fold
+from smscale.models.samples import implied_groups, inner_folds, merge_rows, scaling_of, standardised
 
 QUICK: dict[str, Any] = {
     "population": 20,
@@ -121,30 +122,27 @@ def test_members_mean_is_one_network(table: Table) -> None:
 def test_inner_folds_keep_groups_whole_and_cover_every_row() -> None:
     rng = np.random.default_rng(0)
     group = rng.integers(0, 17, 400)
-    folds = _dealt(group, 5, rng)
+    folds = inner_folds(group, 5, rng)
     assert sorted(np.concatenate([held for _, held in folds])) == list(range(400))
     for train, held in folds:
         assert not set(group[train]) & set(group[held])
         assert 40 < len(held) < 120
-    assert len(_dealt(group[:40], 50, rng)) == len(set(group[:40]))
-    assert len(_dealt(np.zeros(9, np.int64), 3, rng)) == 3
+    assert len(inner_folds(group[:40], 50, rng)) == len(set(group[:40]))
+    assert len(inner_folds(np.zeros(9, np.int64), 3, rng)) == 3
 
 
 def test_groups_change_the_inner_folds_and_their_length_is_checked(table: Table) -> None:
     x, y = table
     groups = np.repeat([f"station {i}" for i in range(10)], 30)
     assert quick().fit(x, y, groups=groups).inner_score_ != quick().fit(x, y).inner_score_
-    with pytest.raises(InputError, match=r"one label per row of X; got \(10,\)"):
+    with pytest.raises(InputError, match=r"one label a row, shape \(300,\); got shape \(10,\)"):
         quick().fit(x, y, groups=groups[:10])
 
 
 def test_without_groups_folds_are_clusters_of_near_rows(table: Table) -> None:
-    from smscale.models.cnn import merge_rows
-
     samples = merge_rows(*table, np.ones(300), None)
-    scaling = _scaling(samples)
-    samples = samples._replace(X=(samples.X - scaling["mean"]) / scaling["scale"])
-    label = _clusters(samples, 0)
+    samples = standardised(samples, scaling_of(samples))
+    label = implied_groups(samples, 0)
     spread = np.mean([samples.X[label == c].var(axis=0).sum() for c in np.unique(label)])
     assert len(np.unique(label)) == 25
     assert spread < 0.6 * samples.X.var(axis=0).sum()

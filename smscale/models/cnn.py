@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,57 +21,16 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from smscale.errors import InputError
 from smscale.models.cnn_layers import CONVOLUTIONS, GROUPS, KERNEL
+from smscale.models.ridge import ridge_coefficients, ridge_penalty
+from smscale.models.samples import Floats, Rows, group_labels, inner_split, merge_rows, scaling_of, standardised
 
-Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
-Rows = NDArray[np.intp]
 
 #: Rows that `CNNPredictor.predict` holds at once: the widest layer of the default network is then 0.5 MB, inside L2.
 ROWS = 512
 #: Batches per epoch that `batch_size=None` aims at, and the sizes between which it stays.
 BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 12, 32, 256
-#: Ridge penalties tried, as shares of a standardised predictor's variance.
-PENALTIES = np.logspace(-4, 1, 21)
-RIDGE_FOLDS = 5
-
-
-class Samples(NamedTuple):
-    """A training table in canonical order: X (n, k), y (n,), weight (n,), group (n,) int64."""
-
-    X: Floats
-    y: Floats
-    weight: Floats
-    group: NDArray[np.int64]
-
-
-def merge_rows(X: Floats, y: Floats, weight: Floats, group: NDArray[np.int64] | None) -> Samples:
-    """Rows sorted, equal rows merged with their weights added, rows without weight left out.
-
-    What is fitted on it depends neither on the order of the rows nor on whether a row is repeated or weighted. Without
-    `group` (n,) every merged row is a group of its own.
-    """
-    labels = np.zeros(y.size) if group is None else group.astype(np.float64)
-    used = weight > 0
-    table = np.column_stack([X, y, labels])[used]
-    rows, where = np.unique(table, axis=0, return_inverse=True)
-    total = np.bincount(where.ravel(), weights=weight[used], minlength=len(rows))
-    own: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64) if group is None else rows[:, -1].astype(np.int64)
-    return Samples(np.ascontiguousarray(rows[:, :-2]), rows[:, -2].copy(), total.astype(np.float64), own)
-
-
-def inner_split(group: NDArray[np.int64], fraction: float, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    """Training and validation rows: whole groups, drawn until `fraction` of the rows is reached.
-
-    One group alone is split by rows. At least one row lies on each side.
-    """
-    labels, index, counts = np.unique(group, return_inverse=True, return_counts=True)
-    if labels.size == 1:
-        index, counts = np.arange(group.size), np.ones(group.size, dtype=np.intp)
-    order = rng.permutation(counts.size)
-    wanted = max(1, int(np.searchsorted(np.cumsum(counts[order]), fraction * group.size)))
-    held_out = np.isin(index, order[: min(wanted, counts.size - 1)])
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 class CNNRegressor(RegressorMixin, BaseEstimator):
@@ -176,17 +135,12 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         self._check_settings()
         table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
-        samples = merge_rows(table, values, weight, _group_labels(groups, len(table)))
-        rows = samples.y.size
-        if rows < 2:
-            raise InputError(f"a network needs two distinct rows with weight; got {rows} of {len(table)}")
+        samples = merge_rows(table, values, weight, group_labels(groups, len(table)))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        scaling = _scaling(samples)
+        scaling = scaling_of(samples)
         training, validation = inner_split(samples.group, self.validation_fraction, np.random.default_rng(seed))
-        standard = (samples.X - scaling["mean"]) / scaling["scale"]
-        values = (samples.y - scaling["target"][0]) / scaling["target"][1]
-        weight = samples.weight / samples.weight.mean()
-        penalty = ridge_penalty(standard, values, weight, samples.group, seed) if self.ridge else np.inf
+        standard, values, weight, group = standardised(samples, scaling)
+        penalty = ridge_penalty(standard, values, weight, group, seed) if self.ridge else np.inf
         everything = np.arange(values.size)
 
         def train(rows: Rows, **changed: Any) -> tuple[cnn_lightning.Trained, Floats]:
@@ -201,8 +155,9 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         if self.refit:
             again, linear = train(everything, epochs=result.best_epoch, patience=None, keep_last=True)
             arrays = again.arrays
-        variance = float(scaling["target"][1]) ** 2
-        self.arrays_ = scaling | arrays | {"linear": linear}
+        variance = scaling.target_scale**2
+        target = np.array([scaling.target_mean, scaling.target_scale])
+        self.arrays_ = {"mean": scaling.mean, "scale": scaling.scale, "target": target, "linear": linear} | arrays
         self.best_epoch_ = result.best_epoch
         self.inner_score_ = float(np.sqrt(result.best_mse * variance))
         self.history_ = {
@@ -244,56 +199,6 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             "batch_size": batch,
             "keep_last": False,
         }
-
-
-def ridge_coefficients(X: Floats, y: Floats, weight: Floats, penalty: float | Floats) -> Floats:
-    """Coefficients (k,), or (k, p) for p penalties, of a weighted ridge regression through the origin.
-
-    X (n, k) and y (n,) standardised; a penalty is a share of a standardised predictor's variance, infinity gives zeros.
-    """
-    share = weight / weight.sum()
-    eigenvalues, vectors = np.linalg.eigh((X.T * share) @ X)
-    moments = vectors.T @ (X.T @ (share * y))
-    shrunk = moments[:, None] / (np.maximum(eigenvalues, 0)[:, None] + np.atleast_1d(penalty))
-    return (vectors @ shrunk).reshape(-1, *np.shape(penalty))
-
-
-def ridge_penalty(X: Floats, y: Floats, weight: Floats, group: NDArray[np.int64], seed: int) -> float:
-    """The one of `PENALTIES` that is best in cross-validation on up to five folds of whole groups (n,)."""
-    _, labels = np.unique(group, return_inverse=True)
-    if labels.max() == 0:
-        labels = np.arange(y.size)
-    fold = np.random.default_rng(seed).permutation(labels.max() + 1)[labels] % RIDGE_FOLDS
-    errors = np.zeros(PENALTIES.size)
-    for number in np.unique(fold):
-        inside = fold != number
-        candidates = ridge_coefficients(X[inside], y[inside], weight[inside], PENALTIES)
-        errors += weight[~inside] @ (X[~inside] @ candidates - y[~inside, None]) ** 2
-    return float(PENALTIES[np.argmin(errors)])
-
-
-def _group_labels(groups: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
-    if groups is None:
-        return None
-    labels = np.asarray(groups)
-    if labels.shape != (rows,):
-        raise InputError(f"groups must be one label a row, shape ({rows},); got shape {labels.shape}")
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-
-
-def _scaling(samples: Samples) -> Arrays:
-    """Weighted mean and standard deviation of each predictor and of the target; a constant column keeps scale 1."""
-    share = samples.weight / samples.weight.sum()
-    mean = share @ samples.X
-    spread = np.sqrt(share @ (samples.X - mean) ** 2)
-    target_mean = share @ samples.y
-    target_spread = np.sqrt(share @ (samples.y - target_mean) ** 2)
-    tiny = 1e-12
-    return {
-        "mean": mean,
-        "scale": np.where(spread > tiny * (1 + np.abs(mean)), spread, 1.0),
-        "target": np.array([target_mean, target_spread if target_spread > tiny * (1 + abs(target_mean)) else 1.0]),
-    }
 
 
 @dataclass(frozen=True, eq=False)

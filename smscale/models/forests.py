@@ -23,7 +23,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from smscale.errors import InputError
-from smscale.models.cnn import inner_split
+from smscale.models.samples import inner_split
 
 Arrays = dict[str, NDArray[Any]]
 Grid = Mapping[str, Sequence[Any]]

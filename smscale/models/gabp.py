@@ -19,16 +19,23 @@ from threadpoolctl import threadpool_limits
 
 from smscale.errors import InputError
 from smscale.kernels import ga, lm
-from smscale.models.cnn import Samples, inner_split, merge_rows
 from smscale.models.network import fold
-
-Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
+from smscale.models.samples import (
+    Floats,
+    Rows,
+    Samples,
+    Scaling,
+    group_labels,
+    implied_groups,
+    inner_folds,
+    inner_split,
+    merge_rows,
+    scaling_of,
+    standardised,
+)
 
 ENGINES = ("lightning", "numpy")
 VALIDATIONS = ("blocks", "rows")
-#: Without groups, "blocks" clusters the rows by their predictors: at most so many clusters, of this many rows on average.
-CLUSTERS, CLUSTER_ROWS = 25, 5
 
 
 class Candidate(NamedTuple):
@@ -166,13 +173,11 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
         self._check_settings()
         table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
-        samples = merge_rows(table, values, weight, _labels(groups, len(table)))
-        if len(samples.y) < 2:
-            raise InputError(f"a network needs two distinct rows with weight; got {len(samples.y)} of {len(table)}")
-        scaling = _scaling(samples)
+        samples = merge_rows(table, values, weight, group_labels(groups, len(table)))
+        scaling = scaling_of(samples)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with threadpool_limits(1), ThreadPoolExecutor(self._threads()) as pool:
-            self._learn(_standardised(samples, scaling), scaling, groups is not None, seed, pool)
+            self._learn(standardised(samples, scaling), scaling, groups is not None, seed, pool)
         self.training_range_ = np.column_stack([samples.X.min(axis=0), samples.X.max(axis=0)])
         return self
 
@@ -182,10 +187,8 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
         table = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
         return fold(self.network_).predict(table)
 
-    def _learn(
-        self, samples: Samples, scaling: dict[str, Floats], grouped: bool, seed: int, pool: ThreadPoolExecutor
-    ) -> None:
-        variance = float(scaling["target_scale"]) ** 2
+    def _learn(self, samples: Samples, scaling: Scaling, grouped: bool, seed: int, pool: ThreadPoolExecutor) -> None:
+        variance = scaling.target_scale**2
         folds = self._folds(samples, grouped, seed)
         evolved = [
             self._evolve(samples, train, np.random.default_rng([seed, number]))
@@ -202,7 +205,7 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
         self.decay_, score = _choose_decay(candidates, sizes, self.decays)
         chosen = [_best(candidates, number, self.decay_) for number in range(len(folds))]
         self.inner_score_ = float(np.sqrt(score * variance))
-        self.network_ = _mean_network(chosen, samples.X.shape[1]) | scaling
+        self.network_ = _mean_network(chosen, samples.X.shape[1]) | _arrays(scaling)
         self.members_hidden_ = [run.watch.problem.hidden for run in chosen]
         self.n_hidden_ = sum(self.members_hidden_)
         self.ga_trace_ = [result.trace for result in evolved]
@@ -213,10 +216,10 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
         rng = np.random.default_rng(seed)
         group = samples.group
         if not grouped and self.validation == "blocks":
-            group = _clusters(samples, seed)
+            group = implied_groups(samples, seed)
         if self.members == 1:
             return [inner_split(group, self.validation_fraction, rng)]
-        return _dealt(group, self.members, rng)
+        return inner_folds(group, self.members, rng)
 
     def _evolve(self, samples: Samples, rows: Rows, rng: np.random.Generator) -> ga.Result:
         settings = ga.Settings(
@@ -287,66 +290,8 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
             raise InputError("GABPRegressor: " + "; ".join(wrong))
 
 
-def _labels(groups: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
-    if groups is None:
-        return None
-    labels = np.asarray(groups)
-    if labels.shape != (rows,):
-        raise InputError(f"groups must be ({rows},), one label per row of X; got {labels.shape}")
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-
-
-def _scaling(samples: Samples) -> dict[str, Floats]:
-    """Weighted means and standard deviations; 1 where a column is constant."""
-    share = samples.weight / samples.weight.sum()
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, target_mean = share @ samples.X, share @ samples.y
-        scale = np.sqrt(share @ (samples.X - mean) ** 2)
-        target_scale = np.sqrt(share @ (samples.y - target_mean) ** 2)
-    if not (np.isfinite(scale).all() and np.isfinite(target_scale)):
-        raise InputError(
-            "a predictor or the target is too large to be standardised (its variance overflows); rescale it"
-        )
-    tiny = 1e-12  # of the mean: what rounding leaves of a constant column
-    constant = scale <= tiny * np.maximum(np.abs(mean), np.finfo(float).tiny)
-    target_constant = target_scale <= tiny * max(abs(target_mean), np.finfo(float).tiny)
-    return {
-        "mean": mean,
-        "scale": np.where(constant, 1.0, scale),
-        "target_mean": np.asarray(target_mean),
-        "target_scale": np.asarray(1.0 if target_constant else target_scale),
-    }
-
-
-def _standardised(samples: Samples, scaling: dict[str, Floats]) -> Samples:
-    x = (samples.X - scaling["mean"]) / scaling["scale"]
-    y = (samples.y - scaling["target_mean"]) / scaling["target_scale"]
-    return Samples(x, y, samples.weight / samples.weight.mean(), samples.group)
-
-
-def _clusters(samples: Samples, seed: int) -> NDArray[np.int64]:
-    """Labels (n,) of clusters in predictor space; each row its own where there are too few rows."""
-    from sklearn.cluster import KMeans
-
-    count = min(CLUSTERS, len(samples.y) // CLUSTER_ROWS, len(np.unique(samples.X, axis=0)))
-    if count < 2:
-        return np.arange(len(samples.y), dtype=np.int64)
-    found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(samples.X, sample_weight=samples.weight)
-    return found.labels_.astype(np.int64)
-
-
-def _dealt(group: NDArray[np.int64], folds: int, rng: np.random.Generator) -> list[tuple[Rows, Rows]]:
-    """(training, held-out) rows of each fold: shuffled groups, each given to the fold that has fewest rows so far."""
-    labels, index, counts = np.unique(group, return_inverse=True, return_counts=True)
-    if labels.size == 1:
-        index, counts = np.arange(group.size), np.ones(group.size, np.int64)
-    folds = min(folds, counts.size)
-    owner, load = np.empty(counts.size, np.int64), np.zeros(folds, np.int64)
-    for label in rng.permutation(counts.size):
-        owner[label] = np.argmin(load)
-        load[owner[label]] += counts[label]
-    held = owner[index]
-    return [(np.flatnonzero(held != number), np.flatnonzero(held == number)) for number in range(folds)]
+def _arrays(scaling: Scaling) -> dict[str, Floats]:
+    return {name: np.asarray(value) for name, value in scaling._asdict().items()}
 
 
 def _starts(population: NDArray[np.float32], restarts: int) -> NDArray[np.float32]:

@@ -1,0 +1,140 @@
+"""A training table as the estimators see it: canonical order, standardised, and cut into inner folds of whole groups."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from smscale.errors import InputError
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+Rows = NDArray[np.intp]
+Fold = tuple[Rows, Rows]
+
+#: Without groups, rows are clustered by their predictors: at most so many clusters, of this many rows on average.
+CLUSTERS, CLUSTER_ROWS = 25, 5
+#: What rounding leaves of a constant column, as a share of its mean.
+ROUNDING = 1e-12
+
+
+class Samples(NamedTuple):
+    """A training table in canonical order: X (n, k), y (n,), weight (n,), group (n,) int64."""
+
+    X: Floats
+    y: Floats
+    weight: Floats
+    group: Labels
+
+
+class Scaling(NamedTuple):
+    """Weighted means and standard deviations of the predictors (k,) and of the target; 1 where constant."""
+
+    mean: Floats
+    scale: Floats
+    target_mean: float
+    target_scale: float
+
+
+def group_labels(groups: ArrayLike | None, rows: int) -> Labels | None:
+    """Labels (rows,) counted from 0, None for None; InputError where there is not one label a row."""
+    if groups is None:
+        return None
+    labels = np.asarray(groups)
+    if labels.shape != (rows,):
+        raise InputError(f"groups must be one label a row, shape ({rows},); got shape {labels.shape}")
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+def merge_rows(X: Floats, y: Floats, weight: Floats, group: Labels | None) -> Samples:
+    """Rows sorted, equal rows merged with their weights added, rows without weight left out.
+
+    What is fitted on it depends neither on the order of the rows nor on whether a row is repeated or weighted. Without
+    `group` (n,) every merged row is a group of its own.
+
+    Raises
+    ------
+    InputError : fewer than two distinct rows have weight
+    """
+    labels = np.zeros(y.size) if group is None else group.astype(np.float64)
+    used = weight > 0
+    table = np.column_stack([X, y, labels])[used]
+    rows, where = np.unique(table, axis=0, return_inverse=True)
+    if len(rows) < 2:
+        raise InputError(f"a network needs two distinct rows with weight; got {len(rows)} of {len(y)}")
+    total = np.bincount(where.ravel(), weights=weight[used], minlength=len(rows))
+    own: Labels = np.arange(len(rows), dtype=np.int64) if group is None else rows[:, -1].astype(np.int64)
+    return Samples(np.ascontiguousarray(rows[:, :-2]), rows[:, -2].copy(), total.astype(np.float64), own)
+
+
+def scaling_of(samples: Samples) -> Scaling:
+    """The standardiser of a table.
+
+    Raises
+    ------
+    InputError : a variance overflows
+    """
+    share = samples.weight / samples.weight.sum()
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, target_mean = share @ samples.X, float(share @ samples.y)
+        scale = np.sqrt(share @ (samples.X - mean) ** 2)
+        target_scale = float(np.sqrt(share @ (samples.y - target_mean) ** 2))
+    if not (np.isfinite(scale).all() and np.isfinite(target_scale)):
+        raise InputError(
+            "a predictor or the target is too large to be standardised (its variance overflows); rescale it"
+        )
+    least = np.finfo(float).tiny
+    constant = scale <= ROUNDING * np.maximum(np.abs(mean), least)
+    target_constant = target_scale <= ROUNDING * max(abs(target_mean), least)
+    return Scaling(mean, np.where(constant, 1.0, scale), target_mean, 1.0 if target_constant else target_scale)
+
+
+def standardised(samples: Samples, scaling: Scaling) -> Samples:
+    """The table with mean 0, standard deviation 1 and a mean weight of 1."""
+    x = (samples.X - scaling.mean) / scaling.scale
+    y = (samples.y - scaling.target_mean) / scaling.target_scale
+    return Samples(x, y, samples.weight / samples.weight.mean(), samples.group)
+
+
+def implied_groups(samples: Samples, seed: int) -> Labels:
+    """Labels (n,) of clusters in predictor space, for who has no groups; each row its own where there are too few rows."""
+    from sklearn.cluster import KMeans
+
+    count = min(CLUSTERS, len(samples.y) // CLUSTER_ROWS, len(np.unique(samples.X, axis=0)))
+    if count < 2:
+        return np.arange(len(samples.y), dtype=np.int64)
+    found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(samples.X, sample_weight=samples.weight)
+    return found.labels_.astype(np.int64)
+
+
+def inner_folds(group: Labels, folds: int, rng: np.random.Generator) -> list[Fold]:
+    """(training, held-out) rows of each fold: shuffled groups, each given to the fold that has fewest rows so far.
+
+    As many folds as there are groups where `folds` is more; one group alone is dealt row by row.
+    """
+    labels, index, counts = np.unique(group, return_inverse=True, return_counts=True)
+    if labels.size == 1:
+        index, counts = np.arange(group.size), np.ones(group.size, np.int64)
+    folds = min(folds, counts.size)
+    owner, load = np.empty(counts.size, np.int64), np.zeros(folds, np.int64)
+    for label in rng.permutation(counts.size):
+        owner[label] = np.argmin(load)
+        load[owner[label]] += counts[label]
+    held = owner[index]
+    return [(np.flatnonzero(held != number), np.flatnonzero(held == number)) for number in range(folds)]
+
+
+def inner_split(group: Labels, fraction: float, rng: np.random.Generator) -> Fold:
+    """Training and validation rows: whole groups, drawn until `fraction` of the rows is reached.
+
+    One group alone is split by rows. At least one row lies on each side.
+    """
+    labels, index, counts = np.unique(group, return_inverse=True, return_counts=True)
+    if labels.size == 1:
+        index, counts = np.arange(group.size), np.ones(group.size, dtype=np.intp)
+    order = rng.permutation(counts.size)
+    wanted = max(1, int(np.searchsorted(np.cumsum(counts[order]), fraction * group.size)))
+    held_out = np.isin(index, order[: min(wanted, counts.size - 1)])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
