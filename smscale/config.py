@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import operator
+import os
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -23,6 +24,7 @@ from smscale import schema
 from smscale.errors import RecipeError
 
 MODELS = ("gabp", "cnn", "rf", "xgb")
+SplitName = Literal["random", "time-block", "space-block", "station-block", "space-time"]
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,17 @@ class Split:
     validation : rows that score and choose nothing; of them `fraction`
     inner : blocks that the folds inside the training side keep whole (as `validation`, if not given)
     compare : further splits on which every model is fitted and scored, side by side, in `folds` folds
-    block_days, block_cells : sides of a block
+    block_days, block_cells : sides of a block; as far as the target is correlated, as measured on the samples, if not given
     """
 
-    validation: Literal["random", "time-block", "space-block"] = "random"
+    validation: SplitName = "random"
     fraction: float = 0.3
-    inner: Literal["random", "time-block", "space-block"] | None = None
+    inner: SplitName | None = None
     inner_folds: int = 3
-    compare: tuple[Literal["random", "time-block", "space-block", "space-time"], ...] = ()
+    compare: tuple[SplitName, ...] = ()
     folds: int = 3
-    block_days: int = 10
-    block_cells: int = 3
+    block_days: int | None = None
+    block_cells: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,38 @@ class Coarsened:
     with_surface_temperature: bool = True
 
 
+@dataclass(frozen=True)
+class Table:
+    """A training table of one's own, of any target: the models are trained and compared on it, and no map is made.
+
+    file : parquet or CSV, relative to the recipe; `${NAME}` in it is an environment variable
+    target : its column
+    columns : what the file calls station, local_date, time, longitude, latitude, row, col or weight, where it does not say it so
+    history : column -> days; the sum of each over so many days up to the row's own, by station, becomes the predictor
+        <column>_<days>d
+    units : of the target and the predictors, by column
+    valid : least and greatest value of the target; rows beyond are left out
+    every : take the rows of every so-many-th day alone; neighbouring days say nearly the same
+    """
+
+    file: str
+    target: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    history: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    valid: tuple[float, float] | None = None
+    every: int = 1
+
+
+def with_environment(text: str) -> tuple[str, list[str]]:
+    """A path with `${NAME}` and `${NAME:-default}` filled in from the environment, and the names that are not set."""
+    filled = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], text)
+    filled = os.path.expandvars(filled)
+    return filled, re.findall(r"\$\{?(\w+)\}?", filled)
+
+
+#: What a training table may say of its rows beside target and predictors.
+TABLE_COLUMNS = ("station", "local_date", "time", "longitude", "latitude", "row", "col", "weight")
 #: Predictors that a run has: the paper's twelve first.
 PREDICTORS = tuple(
     dict.fromkeys(
@@ -180,6 +214,7 @@ class Recipe:
     inputs: str | None = None
     world: str | None = None
     recovery: Coarsened | None = None
+    table: Table | None = None
     seed: int = 0
     grid: GridSpec = GridSpec()
     chunks: Chunks = Chunks()
@@ -200,6 +235,11 @@ class Recipe:
     def resolve(self, relative: str) -> Path:
         """A path of the recipe, relative to the recipe's folder."""
         return (Path(self.path).parent / relative).expanduser()
+
+    @property
+    def target(self) -> str:
+        """What the models learn: a column of the samples."""
+        return self.table.target if self.table else "soil_moisture"
 
     def part(self, *names: str) -> dict[str, Any]:
         """Plain values of some keys: what a stage's fingerprint is made from."""
@@ -385,10 +425,10 @@ def _check(recipe: Recipe, where: str) -> None:
             refuse("match.exclude_land_cover", cover, f"IGBP classes 1 to {len(schema.IGBP)}")
     if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[kMG]i?B", recipe.resources.memory_per_worker):
         refuse("resources.memory_per_worker", recipe.resources.memory_per_worker, "a size, as 1.5GiB")
-    given = [key for key in ("inputs", "world", "recovery") if getattr(recipe, key)]
+    given = [key for key in ("inputs", "world", "recovery", "table") if getattr(recipe, key)]
     if len(given) != 1:
         raise RecipeError(
-            f"{where}: expected exactly one of inputs (a folder of raw files), world (a nature run), recovery; found {' and '.join(given) or 'none'}"
+            f"{where}: expected exactly one of inputs (a folder of raw files), world (a nature run), recovery, table; found {' and '.join(given) or 'none'}"
         )
     if not recipe.name or any(c in recipe.name for c in "/\\ "):
         refuse("name", recipe.name, "a name without spaces or slashes")
@@ -416,7 +456,9 @@ def _check(recipe: Recipe, where: str) -> None:
             refuse("period", list(recipe.period), "two ISO dates, as [2017-06-10, 2017-11-30]")
         if last < first:
             refuse("period", list(recipe.period), "a first day that is not after the last")
-    for name in recipe.predictors:
+    if recipe.table:
+        _check_table(recipe.table, recipe.predictors, refuse)
+    for name in () if recipe.table else recipe.predictors:
         if name not in PREDICTORS:
             near = difflib.get_close_matches(name, PREDICTORS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -440,3 +482,18 @@ def _check(recipe: Recipe, where: str) -> None:
             refuse(key, value, "a fraction between 0 and 1")
     if min(recipe.chunks.time, recipe.chunks.lat, recipe.chunks.lon, *recipe.chunks.shard) < 1:
         refuse("chunks", dataclasses.asdict(recipe.chunks), "whole numbers of at least 1")
+
+
+def _check_table(table: Table, predictors: Sequence[str], refuse: Callable[[str, Any, str], typing.NoReturn]) -> None:
+    for name in table.columns:
+        if name not in TABLE_COLUMNS:
+            refuse("table.columns", name, f"names among {', '.join(TABLE_COLUMNS)}")
+    for name, days in table.history.items():
+        if not isinstance(days, list | tuple) or not days or not all(type(d) is int and d >= 1 for d in days):
+            refuse(f"table.history.{name}", days, "a list of numbers of days, as [3, 10, 30]")
+    if table.valid is not None and not table.valid[0] < table.valid[1]:
+        refuse("table.valid", list(table.valid), "[least, greatest] of the target")
+    if table.every < 1:
+        refuse("table.every", table.every, "a whole number of days, at least 1")
+    if table.target in predictors:
+        refuse("predictors", table.target, "predictors beside the target itself")

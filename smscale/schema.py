@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 from pyproj import CRS
 
 from smscale.errors import InputError
@@ -104,6 +105,8 @@ VARIABLES: dict[str, Variable] = {
         Variable("evi", "enhanced vegetation index", "1", -0.2, 1, cadence="sixteen_day"),
         Variable("et", "evapotranspiration over 8 days", "kg m-2", 0, 200, cadence="eight_day"),
         Variable("day_sequence", "days since the first day of the period, from 1", "day", 1, 1e6, cadence="coordinate"),
+        Variable("day_of_year_sin", "sine of the day of year as an angle", "1", -1, 1, cadence="coordinate"),
+        Variable("day_of_year_cos", "cosine of the day of year as an angle", "1", -1, 1, cadence="coordinate"),
         Variable(
             "overpass",
             "0 descending (AM, 06:00), 1 ascending (PM, 18:00)",
@@ -229,6 +232,15 @@ def overpass_steps(start: str, end: str, longitude: float) -> xr.Dataset:
             "day_of_year": ("time", local_date.dayofyear.to_numpy(np.int32), {"long_name": "day of year"}),
         }
     )
+
+
+def season_angle(day_of_year: ArrayLike) -> dict[str, NDArray[np.float32]]:
+    """Sine and cosine of days of year (n,) on a circle of 365.25 days: 31 December lies beside 1 January."""
+    angle = 2 * np.pi * np.asarray(day_of_year, np.float64) / 365.25
+    return {
+        "day_of_year_sin": np.sin(angle).astype(np.float32),
+        "day_of_year_cos": np.cos(angle).astype(np.float32),
+    }
 
 
 def local_step(utc: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -261,7 +261,7 @@ def _followed(steps: xr.Dataset, newest: xr.Dataset) -> xr.Dataset:
 
 
 #: Predictors that are no fields: they come from the cells and the steps themselves.
-COORDINATES = ("longitude", "latitude", "day_sequence", "overpass")
+COORDINATES = ("longitude", "latitude", "day_sequence", "day_of_year_sin", "day_of_year_cos", "overpass")
 
 
 def field_planes(workspace: Workspace, name: str) -> xr.DataArray:
@@ -300,6 +300,8 @@ def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_la
         return axis.drop_vars("spatial_ref", errors="ignore").astype(np.float32)
     if name == "day_sequence":
         return steps["day_sequence"].astype(np.float32).reset_coords(drop=True)
+    if name in ("day_of_year_sin", "day_of_year_cos"):
+        return xr.DataArray(schema.season_angle(steps["day_of_year"].values)[name], {"time": steps["time"]}, ("time",))
     if name == "overpass":
         return (steps["overpass"] == "PM").astype(np.float32).reset_coords(drop=True)
     planes = field_planes(workspace, name).reset_coords(drop=True)

@@ -20,7 +20,7 @@ TOP = {"workspace", "config", "cluster", "pipeline", "cli", "__init__", "receipt
 
 #: Libraries that stay in their room.
 KEPT_IN = {
-    "torch": {"models"},
+    "torch": {"models", "kernels"},
     "pytorch_lightning": {"models"},
     "lightning": {"models"},
     "xgboost": {"models"},

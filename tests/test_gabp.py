@@ -1,5 +1,6 @@
 """GABPRegressor: scikit-learn's contract, what its folds and artefacts promise, Lightning against the plain loop."""
 
+import hashlib
 import pickle
 import subprocess
 import sys
@@ -12,22 +13,23 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from smscale.errors import InputError
 from smscale.models.gabp import GABPRegressor
-from smscale.models.network import fold
-from smscale.models.samples import implied_groups, inner_folds, merge_rows, scaling_of, standardised
+from smscale.models.network import ARRAYS, fold
+from smscale.models.samples import inner_folds
 
 QUICK: dict[str, Any] = {
     "population": 20,
     "generations": 8,
     "members": 2,
-    "restarts": 1,
+    "repeats": 1,
+    "restarts": 2,
     "decays": (0.01,),
     "max_hidden": 4,
     "max_steps": 15,
@@ -41,6 +43,12 @@ def quick(**changes: Any) -> GABPRegressor:
     return GABPRegressor(**{**QUICK, "engine": "numpy", **changes})
 
 
+def paper(**changes: Any) -> GABPRegressor:
+    """The paper's settings, cut short."""
+    short: dict[str, Any] = {"generations": 20, "max_steps": 60, "random_state": 0, "engine": "numpy", "n_jobs": 1}
+    return GABPRegressor.paper().set_params(**{**short, **changes})
+
+
 @pytest.fixture(scope="module")
 def table() -> Table:
     rng = np.random.default_rng(0)
@@ -49,8 +57,20 @@ def table() -> Table:
     return x, 0.25 + 0.05 * np.tanh(2 * z[:, 0]) + 0.03 * z[:, 1] * (z[:, 2] > 0) + 0.01 * rng.normal(size=300)
 
 
-def test_scikit_learns_own_checks_all_pass() -> None:
-    results = check_estimator(quick(), on_fail=None, on_skip=None)
+def digest(model: GABPRegressor) -> str:
+    return hashlib.md5(b"".join(model.network_[name].tobytes() for name in ARRAYS)).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [GABPRegressor, GABPRegressor.paper])
+def test_scikit_learns_own_checks_pass_with_public_settings(make: Callable[[], GABPRegressor]) -> None:
+    results = check_estimator(make(), on_fail=None, on_skip=None)
+    assert [r["check_name"] for r in results if r["status"] == "failed"] == []
+
+
+@pytest.mark.parametrize("make", [quick, paper])
+def test_scikit_learns_own_checks_all_pass(make: Callable[[], GABPRegressor]) -> None:
+    results = check_estimator(make(), on_fail=None, on_skip=None)
     assert [r["check_name"] for r in results if r["status"] == "failed"] == []
 
 
@@ -78,8 +98,154 @@ def test_lightning_logs_checkpoints_and_calls_back(table: Table, tmp_path: Path)
     errors = [step["validation_mse"] for step in watcher.seen]
     assert errors == sorted(errors, reverse=True)
     assert watcher.seen[-1]["active"] == 0
-    assert len(watcher.seen) == max(len(trace) for trace in model.lm_trace_) - 1
+    # A trial step that raises the error is no step of the trace.
+    assert len(watcher.seen) >= max(len(trace) for trace in model.lm_trace_) - 1
     assert list(tmp_path.rglob("*.ckpt"))
+
+
+def test_training_that_was_stopped_goes_on_to_the_same_bytes(table: Table, tmp_path: Path) -> None:
+    from pytorch_lightning import Callback
+
+    class Count(Callback):
+        def __init__(self, last: int) -> None:
+            self.steps, self.last = 0, last
+
+        def on_train_batch_end(self, *given: Any) -> None:
+            self.steps += 1
+            if self.steps == self.last:
+                raise TimeoutError("stopped by the test")
+
+    def kept(watcher: Count, **changes: Any) -> GABPRegressor:
+        options = {"callbacks": watcher}
+        return quick(engine="lightning", checkpoint=tmp_path, trainer_options=options, max_steps=25, **changes)
+
+    undisturbed = quick(max_steps=25).fit(*table)
+    first, second, third, other = Count(13), Count(0), Count(0), Count(0)
+    with pytest.raises(TimeoutError):
+        kept(first).fit(*table)
+    evolved = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
+    resumed = kept(second).fit(*table)
+    assert digest(resumed) == digest(undisturbed)
+    assert resumed.lm_trace_ == undisturbed.lm_trace_
+    for found, expected in zip(resumed.ga_trace_, undisturbed.ga_trace_, strict=True):
+        np.testing.assert_array_equal(found.best, expected.best)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.npz")} == evolved
+    assert digest(kept(third).fit(*table)) == digest(undisturbed)
+    assert third.steps <= 1 < second.steps
+    assert digest(kept(other, random_state=1).fit(*table)) != digest(undisturbed)
+    assert other.steps > 1
+
+
+def test_a_spoiled_checkpoint_is_refused_and_a_spoiled_population_made_again(table: Table, tmp_path: Path) -> None:
+    model = quick(engine="lightning", checkpoint=tmp_path).fit(*table)
+    (population,), (state,) = tmp_path.glob("*.npz"), tmp_path.glob("*.ckpt")
+    population.write_bytes(population.read_bytes()[:100])
+    assert digest(quick(engine="lightning", checkpoint=tmp_path).fit(*table)) == digest(model)
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"is no checkpoint of this training .* remove it"):
+        quick(engine="lightning", checkpoint=tmp_path).fit(*table)
+
+
+PROCESSES = """
+import hashlib, os, sys
+import numpy as np
+from smscale.models.gabp import GABPRegressor
+from smscale.models.network import ARRAYS
+
+if __name__ == "__main__":
+    x = np.random.default_rng(0).normal(size=(120, 3))
+    y = np.tanh(2 * x[:, 0]) + x[:, 1]
+    options = {"strategy": sys.argv[2]} if len(sys.argv) > 2 else {}
+    model = GABPRegressor(
+        population=10, generations=4, members=3, repeats=1, restarts=1, decays=(0.01,), max_hidden=4, max_steps=10, random_state=0,
+        accelerator="cpu", devices=int(sys.argv[1]), trainer_options=options,
+    ).fit(x, y)
+    digest = hashlib.md5(b"".join(model.network_[name].tobytes() for name in ARRAYS)).hexdigest()
+    os.write(1, f"{os.environ.get('LOCAL_RANK', '0')} {digest}\\n".encode())  # in one piece: processes print at once
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [(), ("ddp_fork",), ("ddp_spawn",)])
+def test_two_processes_end_with_the_network_of_one(tmp_path: Path, strategy: tuple[str, ...]) -> None:
+    """The networks are spread over processes; as a script, each of them runs it all and prints."""
+    script = tmp_path / "fit.py"
+    script.write_text(PROCESSES)
+    alone, shared = (
+        subprocess.run(
+            [sys.executable, script, *arguments], capture_output=True, text=True, check=True, timeout=300, cwd=tmp_path
+        ).stdout.split("\n")
+        for arguments in (["1"], ["2", *strategy])
+    )
+    network = alone[0].split()[1]
+    found = sorted(line for line in shared if line.endswith(network))
+    assert found == [f"{rank} {network}" for rank in range(1 if strategy else 2)]
+
+
+def test_progress_bars_show_both_parts_where_asked_for(table: Table, capfd: pytest.CaptureFixture[str]) -> None:
+    quick(engine="lightning").fit(*table)
+    assert not any(capfd.readouterr())
+    quick(engine="lightning", trainer_options={"enable_progress_bar": True}).fit(*table)
+    shown = "".join(capfd.readouterr())
+    assert "Genetic algorithm: 100%" in shown
+    assert "validation_mse" in shown
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(table: Table) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InputError, match="accelerator='gpu' needs a CUDA device, and there is none"):
+        quick(engine="lightning", accelerator="gpu").fit(*table)
+
+
+def test_torchs_engine_is_driven_and_resumed_alike(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a CUDA device runs, here on the CPU: the same steps, to rounding, and the same bytes after a stop."""
+    from pytorch_lightning import Callback
+
+    from smscale.kernels import lm_network
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Any, *given: Any) -> None:
+            if trainer.global_step == 12:
+                raise TimeoutError("stopped by the test")
+
+    def torchs(*given: Any, threads: int | None = None, **settings: Any) -> Any:
+        return original(*given, engine="torch", device="cpu", **settings)
+
+    compiled = quick(dtype="float64").fit(*table)
+    original = lm_network.networks
+    monkeypatch.setattr(lm_network, "networks", torchs)
+    model = quick(dtype="float64", engine="lightning").fit(*table)
+    np.testing.assert_allclose(model.predict(table[0]), compiled.predict(table[0]), atol=1e-4)
+    kept = quick(dtype="float64", engine="lightning", checkpoint=tmp_path)
+    with pytest.raises(TimeoutError):
+        clone(kept).set_params(trainer_options={"callbacks": Stop()}).fit(*table)
+    assert digest(kept.fit(*table)) == digest(model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_on_a_gpu_the_networks_are_as_good(table: Table, dtype: str) -> None:
+    """Other draws would win selection after an ulp, so no more than the quality can be the same."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    here, there = (
+        quick(engine="lightning", accelerator=where, dtype=dtype, max_steps=30).fit(*table) for where in ("cpu", "gpu")
+    )
+    assert there.inner_score_ == pytest.approx(here.inner_score_, rel=0.2)
+    assert digest(quick(engine="lightning", accelerator="gpu", dtype=dtype, max_steps=30).fit(*table)) == digest(there)
+
+
+def test_single_and_double_precision_agree(table: Table) -> None:
+    """The genetic algorithm may select otherwise after an ulp: the models do the same, not bit for bit."""
+    single, double = quick().fit(*table), quick(dtype="float64").fit(*table)
+    assert single.network_["w1"].dtype == np.float64
+    assert double.inner_score_ == pytest.approx(single.inner_score_, rel=0.2)
 
 
 def test_import_needs_no_torch() -> None:
@@ -91,6 +257,28 @@ def test_fit_is_reproducible_whatever_the_threads(table: Table) -> None:
     first, second, other = quick().fit(*table), quick(n_jobs=2).fit(*table), quick(random_state=1).fit(*table)
     np.testing.assert_array_equal(first.predict(table[0]), second.predict(table[0]))
     assert not np.array_equal(first.predict(table[0]), other.predict(table[0]))
+
+
+def test_fit_leaves_the_global_generators_alone(table: Table) -> None:
+    import random
+
+    import torch
+
+    before = np.random.get_state()[1].copy(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
+    quick(engine="lightning").fit(*table)
+    np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
+    assert random.getstate() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_neither_names_of_groups_nor_the_order_of_rows_matter(table: Table) -> None:
+    x, y = table
+    groups = np.repeat(np.arange(10), 30)
+    order = np.random.default_rng(3).permutation(300)
+    names = np.array(["j", "c", "x", "a", "q", "b", "z", "k", "n", "d"])
+    model = quick().fit(x, y, groups)
+    assert digest(quick().fit(x, y, names[groups])) == digest(model)
+    assert digest(quick().fit(x[order], y[order], groups[order])) == digest(model)
 
 
 def test_fit_recovers_a_surface_that_a_line_cannot(table: Table) -> None:
@@ -110,13 +298,45 @@ def test_scale_of_predictors_and_target_does_not_matter(table: Table) -> None:
     np.testing.assert_allclose(scaled.predict(x * 1024) / 64, plain.predict(x), rtol=1e-6)
 
 
-def test_members_mean_is_one_network(table: Table) -> None:
+def test_members_mean_and_the_line_are_one_network(table: Table) -> None:
     model = quick(members=3).fit(*table)
-    network = fold(model.network_)
-    z = (table[0] - model.network_["mean"]) / model.network_["scale"]
+    assert 0 < model.shrinkage_ <= 1
     w = model.network_
-    by_hand = w["target_mean"] + w["target_scale"] * (np.tanh(z @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"])
-    np.testing.assert_allclose(network.predict(table[0]), by_hand, atol=1e-6)
+    z = (np.clip(table[0], w["lower"], w["upper"]) - w["mean"]) / w["scale"]
+    standard = np.tanh(z @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"] + z @ w["linear"]
+    np.testing.assert_allclose(fold(w).predict(table[0]), w["target_mean"] + w["target_scale"] * standard, atol=1e-6)
+    np.testing.assert_array_equal(fold(w).predict(table[0]), model.predict(table[0]))
+
+
+def test_where_only_a_line_can_be_learned_the_model_is_a_ridge_regression() -> None:
+    """Offsets of places that no predictor tells: a network learns them and fails at the next place."""
+    rng = np.random.default_rng(0)
+    place = np.repeat(np.arange(40), 25)
+    x = np.column_stack([rng.normal(size=(40, 3))[place], rng.normal(size=(1000, 2))])
+    y = 0.3 + 0.05 * x[:, 3] - 0.03 * x[:, 0] + 0.06 * rng.normal(size=40)[place] + 0.02 * rng.normal(size=1000)
+    inside = place < 30
+    model = quick(members=5, max_hidden=8, max_steps=30, generations=30).fit(x[inside], y[inside], place[inside])
+    line = RidgeCV(np.logspace(-2, 4, 25)).fit(x[inside], y[inside])
+    ours, theirs = (np.sqrt(np.mean((m.predict(x[~inside]) - y[~inside]) ** 2)) for m in (model, line))
+    assert model.shrinkage_ < 0.35
+    assert ours < 1.01 * theirs
+    alone = quick(members=5, max_hidden=8, max_steps=30, generations=30, ridge=False).fit(x[inside], y[inside])
+    assert alone.shrinkage_ == 1
+    assert not alone.network_["linear"].any()
+
+
+def test_predictors_are_held_within_what_training_has_seen(table: Table) -> None:
+    x, y = table
+    model, free = quick().fit(x, y), quick(clip=None).fit(x, y)
+    far = x[:1] + np.array([1e6, 0, 0, 0])
+    assert np.isfinite(far).all()
+    edge = x[:1].copy()
+    edge[0, 0] = model.network_["upper"][0]
+    np.testing.assert_array_equal(model.predict(far), model.predict(edge))
+    assert free.predict(far)[0] != free.predict(edge)[0]
+    z = (model.network_["upper"] - x.mean(axis=0)) / x.std(axis=0)
+    assert (z <= 2.5 + 1e-9).all()
+    np.testing.assert_array_equal(model.training_range_, np.column_stack([x.min(axis=0), x.max(axis=0)]))
 
 
 def test_inner_folds_keep_groups_whole_and_cover_every_row() -> None:
@@ -139,13 +359,13 @@ def test_groups_change_the_inner_folds_and_their_length_is_checked(table: Table)
         quick().fit(x, y, groups=groups[:10])
 
 
-def test_without_groups_folds_are_clusters_of_near_rows(table: Table) -> None:
-    samples = merge_rows(*table, np.ones(300), None)
-    samples = standardised(samples, scaling_of(samples))
-    label = implied_groups(samples, 0)
-    spread = np.mean([samples.X[label == c].var(axis=0).sum() for c in np.unique(label)])
-    assert len(np.unique(label)) == 25
-    assert spread < 0.6 * samples.X.var(axis=0).sum()
+def test_without_groups_rows_of_one_place_stay_together(table: Table) -> None:
+    """Places show in their coordinates: what fit learns without groups is what it learns with them."""
+    rng = np.random.default_rng(0)
+    place = np.repeat(np.arange(15), 20)
+    x = np.column_stack([rng.uniform(97, 108, 15)[place], rng.uniform(26, 34, 15)[place], table[0]])
+    assert digest(quick().fit(x, table[1])) == digest(quick().fit(x, table[1], groups=place))
+    assert digest(quick(validation="rows").fit(x, table[1])) != digest(quick().fit(x, table[1]))
 
 
 def test_weights_count_as_repetitions(table: Table) -> None:
@@ -157,7 +377,7 @@ def test_weights_count_as_repetitions(table: Table) -> None:
 
 
 def test_traces_tell_the_training(table: Table) -> None:
-    model = quick(members=1, validation="rows").fit(*table)
+    model = quick(members=1, validation="rows", restarts=1, ridge=False).fit(*table)
     (trace,), (steps,) = model.ga_trace_, model.lm_trace_
     assert np.all(np.diff(trace.best) >= 0)
     assert np.all(trace.mean <= trace.best)
@@ -168,7 +388,7 @@ def test_traces_tell_the_training(table: Table) -> None:
 
 def test_goal_is_in_units_of_the_target(table: Table) -> None:
     goal = 0.5 * float(table[1].var())
-    model = quick(members=1, validation="rows", mse_goal=goal, max_steps=60).fit(*table)
+    model = quick(members=1, validation="rows", mse_goal=goal, max_steps=60, restarts=1).fit(*table)
     assert model.stopped_ == ["goal"]
     assert model.lm_trace_[0][-1].mse <= goal
     assert all(entry.mse > goal for entry in model.lm_trace_[0][:-1])
@@ -180,12 +400,72 @@ def test_few_rows_give_a_finite_model(table: Table, rows: int) -> None:
     assert np.isfinite(model.predict(table[0])).all()
 
 
-def test_constant_columns_and_constant_target_give_a_finite_model(table: Table) -> None:
+@pytest.mark.parametrize("make", [quick, paper])
+def test_constant_columns_count_for_nothing_and_a_constant_target_gives_a_constant(
+    table: Table, make: Callable[..., GABPRegressor]
+) -> None:
     x = table[0].copy()
     x[:, 1] = 0.1
-    assert np.isfinite(quick().fit(x, table[1]).predict(x)).all()
-    constant = quick().fit(x, np.full(300, 0.3)).predict(x)
-    np.testing.assert_allclose(constant, 0.3, atol=0.05)
+    model = make().fit(x, table[1])
+    elsewhere = x + np.array([0, 7, 0, 0])
+    np.testing.assert_array_equal(model.predict(elsewhere), model.predict(x))
+    np.testing.assert_allclose(make().fit(x, np.full(300, 0.3)).predict(x), 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [quick, paper])
+@pytest.mark.parametrize(
+    "case", ["duplicate columns", "more parameters than rows", "one group", "few groups", "far apart"]
+)
+def test_hard_tables_give_a_finite_model(table: Table, make: Callable[..., GABPRegressor], case: str) -> None:
+    x, y, groups = *table, None
+    if case == "duplicate columns":
+        x = np.hstack([x, x, x[:, :1]])
+    elif case == "more parameters than rows":
+        x, y = np.hstack([x, x**2, np.cos(x)])[:12], y[:12]
+    elif case == "one group":
+        groups = np.zeros(300)
+    elif case == "few groups":
+        groups = np.arange(300) // 150
+    else:
+        y = np.where(np.arange(300) == 7, 1e6, y)
+    model = make(decays=(0.0,)).fit(x, y, groups)
+    assert np.isfinite(model.predict(x)).all()
+    assert all(np.isfinite(values).all() for values in model.network_.values())
+
+
+def test_two_samples_a_fold_give_a_finite_model(table: Table) -> None:
+    model = quick(members=5).fit(table[0][:10], table[1][:10], groups=np.repeat(np.arange(5), 2))
+    assert np.isfinite(model.predict(table[0])).all()
+
+
+def test_only_duplicate_rows_are_refused(table: Table) -> None:
+    with pytest.raises(InputError, match="needs two distinct rows with weight; got 1 of 30"):
+        quick().fit(np.repeat(table[0][:1], 30, axis=0), np.full(30, 0.3))
+    with pytest.raises(InputError, match="two distinct rows with weight; got 1 of 300"):
+        quick().fit(*table, sample_weight=(np.arange(300) == 3).astype(float))
+
+
+def test_a_population_that_collapses_gives_a_finite_model(table: Table) -> None:
+    """Without mutation, individuals soon are all alike; all restarts then start at one point."""
+    still = {"mutation": 0.0, "mutation_fit": 0.0, "mutation_least": 0.0, "spread": 0.0}
+    model = quick(population=6, generations=60, restarts=4, genetics=still).fit(*table)
+    assert np.isfinite(model.predict(table[0])).all()
+    assert model.inner_score_ < table[1].std()
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e20])
+def test_huge_and_tiny_units_give_the_same_model(table: Table, factor: float) -> None:
+    x, y = table
+    plain = quick().fit(x, y).predict(x)
+    np.testing.assert_allclose(quick().fit(x * factor, y * factor).predict(x * factor) / factor, plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1e-34, 1e34])
+def test_units_beyond_single_precision_are_refused(table: Table, factor: float) -> None:
+    with pytest.raises(InputError, match="rescale them"):
+        quick().fit(table[0] * factor, table[1])
+    with pytest.raises(InputError, match="rescale them"):
+        quick().fit(table[0], table[1] * factor)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +476,9 @@ def test_constant_columns_and_constant_target_give_a_finite_model(table: Table) 
         ({"engine": "torch"}, "engine must be one of lightning, numpy, got 'torch'"),
         ({"validation": "years"}, "validation must be one of blocks, rows"),
         ({"decays": ()}, "decays must be"),
+        ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
+        ({"accelerator": "tpu"}, "accelerator must be one of auto, cpu, gpu, cuda, got 'tpu'"),
+        ({"clip": 0}, "clip must be above 0 or None, got 0"),
         ({"genetics": {"mutatoin": 1}}, "genetics has no mutatoin; it takes population"),
     ],
 )
@@ -220,10 +503,24 @@ def test_values_too_large_to_standardise_are_refused(table: Table) -> None:
         quick().fit(table[0] * 1e200, table[1])
 
 
+def test_papers_network_is_one_trained_by_its_rules(table: Table) -> None:
+    x, y = table[0], 10 * table[1]
+    model = paper(generations=60, mse_goal=0.02).fit(x, y)
+    (trace,), (steps,) = model.ga_trace_, model.lm_trace_
+    assert model.shrinkage_ == 1
+    assert not model.network_["linear"].any()
+    assert 2 <= model.n_hidden_ == model.members_hidden_[0] == trace.hidden[-1] <= 20
+    np.testing.assert_allclose(trace.best, 1 / trace.sse, rtol=1e-6)
+    assert steps[0].damping == 0.05
+    assert model.stopped_ == ["goal"]
+    assert steps[-1].mse <= 0.02
+
+
 def test_paper_settings_are_the_papers() -> None:
     paper = GABPRegressor.paper(random_state=5)
     assert (paper.population, paper.generations, paper.mse_goal, paper.damping) == (100, 4000, 0.001, 0.05)
     assert (paper.members, paper.validation, paper.validation_fraction) == (1, "rows", 0.3)
+    assert (paper.ridge, paper.clip, paper.decays, paper.restarts, paper.repeats) == (False, None, (0.0,), 1, 1)
     assert set(paper.PAPER_ASSUMED) <= set(paper.get_params())
     clone(paper)
 
@@ -235,6 +532,21 @@ def test_works_in_a_pipeline_with_cross_validation_and_pickles(table: Table) -> 
     assert scores.shape == (3,)
     model = quick().fit(*table)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(table[0]), model.predict(table[0]))
+
+
+def test_grid_search_chooses_among_settings(table: Table) -> None:
+    search = GridSearchCV(quick(), {"max_hidden": [3, 4], "ridge": [True, False]}, cv=3).fit(*table)
+    assert set(search.best_params_) == {"max_hidden", "ridge"}
+    np.testing.assert_array_equal(search.predict(table[0]), clone(search.best_estimator_).fit(*table).predict(table[0]))
+
+
+def test_dask_predicts_in_parallel(table: Table) -> None:
+    wrappers = pytest.importorskip("dask_ml.wrappers")
+    import dask.array as da
+
+    model = wrappers.ParallelPostFit(quick()).fit(*table)
+    found = model.predict(da.from_array(table[0], chunks=(70, 4)))
+    np.testing.assert_array_equal(found.compute(), model.estimator.predict(table[0]))
 
 
 @pytest.mark.real_data

@@ -16,10 +16,12 @@ def say(*arrays):
 """
 KERNELS = {
     "mlp": "from smscale.kernels import mlp\nw1 = rng.normal(size=(12, 9)).astype(np.float32); b = rng.normal(size=9).astype(np.float32)\n"
-    "say(mlp.predict(x, w1, b, b, np.float32(0.1)))",
+    "say(mlp.predict(x, w1, b, b, np.float32(0.1)), mlp.predict(x, w1, b, b, 0.1, linear=w1[:, 0], lower=-w1[:, 1] ** 2 - 1))",
     "ga": "from smscale.kernels import ga\ny = np.tanh(x[:, 0]) + x[:, 1] ** 2\n"
     "r = ga.evolve(x, y.astype(np.float32), ga.Settings(population=20, generations=5), np.random.default_rng(1))\n"
     "say(r.population, r.sse)",
+    "lm": "from smscale.kernels import lm, lm_network as net\np = net.networks(x, np.tanh(x[:, 0]), 1.0, [5, 9])\n"
+    "start = rng.normal(size=(2, p.table.parameters))\nsay(net.train(p, start, lm.Settings(max_steps=5)).best)",
     "terrain": "from smscale.kernels.terrain import slope_aspect\nz = np.cumsum(rng.normal(size=(300, 300)), 0).astype(np.float32)\n"
     "say(*slope_aspect(z, 30.0, 30.0))",
     "overlap": "from smscale.features.upscale import upscale\nfrom smscale.grid import Grid, coords_of\nimport xarray as xr\n"

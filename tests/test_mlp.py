@@ -43,6 +43,26 @@ def test_one_neuron_by_hand() -> None:
     assert found[0] == pytest.approx(3 * np.tanh(0.5) - 1, abs=1e-6)
 
 
+@given(n=st.integers(0, 1300), k=st.integers(1, 14), h=st.integers(0, 5), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_linear_part_and_bounds_agree_with_numpy(n: int, k: int, h: int, seed: int) -> None:
+    network, rng = random_network(k, h, seed), np.random.default_rng(seed)
+    x = rng.normal(size=(n, k)).astype(np.float32)
+    linear, shift = rng.normal(size=(2, k))
+    lower, upper = -rng.uniform(0.2, 2, k), rng.uniform(0.2, 2, k)
+    moved = np.clip(x, lower, upper) - shift
+    found = mlp.predict(x, *network, shift=shift, linear=linear, lower=lower, upper=upper)
+    np.testing.assert_allclose(found, reference(moved, network) + moved @ linear, atol=3e-6 * (h + k))
+
+
+def test_missing_and_infinite_predictors_give_nan_within_bounds_too() -> None:
+    network = random_network(3, 2)
+    x = np.random.default_rng(1).normal(size=(1000, 3))
+    x[3, 0], x[700, 2], x[999, 1] = np.nan, np.inf, -np.inf
+    found = mlp.predict(x, *network, linear=np.ones(3), lower=np.full(3, -2.0), upper=np.full(3, 2.0))
+    assert np.flatnonzero(np.isnan(found)).tolist() == [3, 700, 999]
+
+
 def test_missing_and_infinite_predictors_give_nan_and_nothing_else_does() -> None:
     network = random_network(4, 5)
     x = np.random.default_rng(1).normal(size=(2000, 4))
@@ -88,6 +108,13 @@ def test_a_cell_does_not_depend_on_where_it_stands() -> None:
         parts = [mlp.predict(x[i : i + cut], *network) for i in range(0, 1500, cut)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
     np.testing.assert_array_equal(mlp.predict_planes(list(x.T), *network), whole)
+
+
+def test_predictors_are_not_changed_by_bounds() -> None:
+    x = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
+    before = x.copy()
+    mlp.predict_planes(list(x.T), *random_network(2, 3), lower=[-0.1, -0.1], upper=[0.1, 0.1])
+    np.testing.assert_array_equal(x, before)
 
 
 @given(shape=st.lists(st.integers(0, 9), min_size=1, max_size=4), cells=st.integers(1, 200))

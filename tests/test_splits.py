@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 
 from smscale.errors import InputError, RecipeError
+from smscale.kernels.sphere import chord_points
 from smscale.models.splits import (
+    CELL_KM,
     SPLITS,
     BlockError,
     RandomSplit,
@@ -21,6 +24,8 @@ from smscale.models.splits import (
     TimeBlockSplit,
     inner_groups,
     make_split,
+    space_blocks,
+    time_blocks,
 )
 
 
@@ -103,12 +108,119 @@ def test_random_split_takes_its_fraction() -> None:
     assert not np.array_equal(test, other)
 
 
-def test_scikit_learn_takes_the_splitters() -> None:
+@st.composite
+def tables(draw: st.DrawFn) -> pd.DataFrame:
+    """Any sample table: cells of a region anywhere, some rows missing, in any order, under any index."""
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    table = made(draw(st.integers(9, 14)), draw(st.integers(50, 90)), draw(st.integers(1, 6)))
+    table["row"] += draw(st.integers(0, 400))
+    table["col"] += draw(st.integers(0, 900))
+    table = table.sample(frac=draw(st.floats(0.3, 1.0)), random_state=int(rng.integers(1000)))
+    table.index = rng.integers(0, 50, len(table))
+    return table
+
+
+@settings(max_examples=40, deadline=None)
+@given(table=tables(), how=st.sampled_from(sorted(SPLITS)), folds=st.integers(2, 4), seed=st.integers(0, 5))
+def test_no_row_is_on_both_sides_and_blocks_follow_rows_in_any_order(
+    table: pd.DataFrame, how: str, folds: int, seed: int
+) -> None:
+    splitter = make_split(how, n_splits=folds, seed=seed)
+    pairs = list(splitter.split(table))
+    assert len(pairs) == folds
+    for train, test in pairs:
+        assert not np.intersect1d(train, test).size
+        assert train.size
+        assert test.size
+        assert np.unique(np.append(train, test)).size == train.size + test.size <= len(table)
+    if how in ("time-block", "space-block", "station-block"):
+        np.testing.assert_array_equal(np.sort(np.concatenate([test for _, test in pairs])), np.arange(len(table)))
+    if how != "random":
+        order = np.random.default_rng(seed).permutation(len(table))
+        for (train, test), (train_moved, test_moved) in zip(pairs, splitter.split(table.iloc[order]), strict=True):
+            np.testing.assert_array_equal(np.sort(order[train_moved]), train)
+            np.testing.assert_array_equal(np.sort(order[test_moved]), test)
+
+
+@settings(max_examples=30, deadline=None)
+@given(table=tables(), folds=st.integers(2, 4), gap=st.integers(0, 3), days=st.integers(10, 14))
+def test_space_time_folds_are_new_places_at_new_times(table: pd.DataFrame, folds: int, gap: int, days: int) -> None:
+    block, day = space_blocks(table, 3), table["day"].to_numpy()
+    for train, test in SpaceTimeSplit(folds, gap=gap, days=days).split(table):
+        assert not set(block[train]) & set(block[test])
+        assert np.abs(np.unique(day[train])[:, None] - np.unique(day[test])).min() > gap
+
+
+@settings(max_examples=30, deadline=None)
+@given(days=st.integers(10, 40), last=st.integers(0, 200), first=st.integers(-5000, 20_000))
+def test_no_time_block_is_shorter_than_half_of_what_was_asked(days: int, last: int, first: int) -> None:
+    day = pd.Timestamp("1970-01-01") + pd.to_timedelta(first + np.arange(last + 1), unit="D")
+    lengths = np.bincount(time_blocks(pd.DataFrame({"local_date": day}), days))
+    assert lengths.size == 1 or lengths.min() >= days / 2
+    assert (lengths[:-1] == days).all()
+    assert lengths.max() < 1.5 * days or lengths.size == 1
+
+
+def stations(count: int, seed: int) -> pd.DataFrame:
+    """Stations of a region of 10 by 8 degrees, five days each; no rows and columns of a grid."""
+    rng = np.random.default_rng(seed)
+    places = np.repeat(np.arange(count), 5)
+    lon, lat = rng.uniform(97, 107, count)[places], rng.uniform(26, 34, count)[places]
+    date = pd.Timestamp("2017-06-10") + pd.to_timedelta(np.tile(np.arange(0, 50, 10), count), unit="D")
+    return pd.DataFrame({"longitude": lon, "latitude": lat, "station": places, "local_date": date})
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(40, 120), cells=st.integers(3, 6), gap=st.integers(0, 2), seed=st.integers(0, 5))
+def test_stations_go_by_squares_of_as_many_km(count: int, cells: int, gap: int, seed: int) -> None:
+    table = stations(count, seed)
+    points = chord_points(table["longitude"], table["latitude"])
+    block = space_blocks(table, cells)
+    for number in np.unique(block):
+        inside = points[block == number]
+        diagonal = np.linalg.norm(inside[:, None] - inside, axis=2).max()
+        assert diagonal <= 1.03 * np.sqrt(2) * cells * CELL_KM  # a band's lower edge is a little longer than its middle
+    for train, test in SpaceBlockSplit(3, seed, cells, gap).split(table):
+        assert not set(block[train]) & set(block[test])
+        assert np.linalg.norm(points[train][:, None] - points[test], axis=2).min() > gap * CELL_KM
+
+
+def test_squares_of_stations_are_as_large_as_those_of_cells_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    lat = np.rad2deg(np.arcsin(rng.uniform(-0.97, 0.97, 200_000)))
+    block = space_blocks(pd.DataFrame({"longitude": rng.uniform(-180, 180, lat.size), "latitude": lat}), 30)
+    sphere = 4 * np.pi * 6371.0088**2 * 0.97
+    assert sphere / np.unique(block).size == pytest.approx((30 * CELL_KM) ** 2, rel=0.1)
+
+
+@pytest.mark.parametrize("how", list(SPLITS))
+def test_scikit_learn_takes_the_splitters_with_the_table_as_groups(how: str) -> None:
+    table = made().sample(frac=1, random_state=0)
+    splitter = make_split(how, n_splits=3)
+    X, y = table[["row", "col", "day"]].to_numpy(float), table["row"].to_numpy(float)
+    scores = cross_val_score(Ridge(), X, y, cv=splitter, groups=table, error_score="raise")
+    by_hand = [Ridge().fit(X[a], y[a]).score(X[b], y[b]) for a, b in splitter.split(table)]
+    np.testing.assert_allclose(scores, by_hand)
+    search = GridSearchCV(Ridge(), {"alpha": [0.1, 10.0]}, cv=splitter, error_score="raise").fit(X, y, groups=table)
+    assert search.n_splits_ == splitter.get_n_splits(X, y, table) == 3
+    assert clone(search).get_params()["cv"] == splitter
+    assert clone(splitter, safe=False) == splitter == eval(repr(splitter), {type(splitter).__name__: type(splitter)})
+
+
+def test_scikit_learn_predicts_every_row_of_a_blocked_table_once() -> None:
     table = made()
-    scores = cross_val_score(
-        Ridge(), table[["row", "col", "day"]], table["row"] * 1.0, cv=list(TimeBlockSplit(3).split(table))
-    )
-    assert scores.shape == (3,)
+    columns = ["row", "col", "day", "local_date"]
+    number = Ridge().fit(table[columns[:3]], table["row"])
+
+    class Days(Ridge):
+        def fit(self, X: pd.DataFrame, y: Any) -> "Days":
+            return super().fit(X[columns[:3]], y)
+
+        def predict(self, X: pd.DataFrame) -> Any:
+            return super().predict(X[columns[:3]])
+
+    found = cross_val_predict(Days(), table[columns], table["row"] * 1.0, cv=TimeBlockSplit(3))
+    np.testing.assert_allclose(found, number.predict(table[columns[:3]]), atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +233,33 @@ def test_scikit_learn_takes_the_splitters() -> None:
         (SpaceBlockSplit(2, cells=2), made(5, 1), "at least 3 coarse cells"),
         (StationBlockSplit(13), made(12, 1), "12 groups of station"),
         (RandomSplit(fraction=0.3), made(1, 1), "one side empty"),
+        (RandomSplit(0), made(3, 1), "n_splits must be at least 1; got 0"),
+        (StationBlockSplit(1), made(3, 1), "n_splits must be at least 2; got 1"),
+        (SpaceBlockSplit(2), made(3, 1), "has 1 blocks of 3 coarse cells: nothing can be held out"),
+        (TimeBlockSplit(2), made(3, 4), "has 1 time blocks of 10 days: nothing can be held out"),
     ],
 )
 def test_too_few_or_too_small_blocks_are_refused(splitter: Any, table: pd.DataFrame, message: str) -> None:
     with pytest.raises(BlockError, match=message):
         list(splitter.split(table))
+
+
+@pytest.mark.parametrize(
+    ("splitter", "column"),
+    [
+        (TimeBlockSplit(2), "local_date"),
+        (SpaceBlockSplit(2), "col"),
+        (StationBlockSplit(2), "station"),
+        (SpaceTimeSplit(2), "row"),
+    ],
+)
+def test_rows_without_a_place_or_a_date_are_told(splitter: Any, column: str) -> None:
+    table = made()
+    table[column] = table[column].where(table.index != 7)
+    with pytest.raises(InputError, match=f"1 of 2160 rows have no {column}"):
+        list(splitter.split(table))
+    with pytest.raises(InputError, match="the table has no rows"):
+        list(splitter.split(table.iloc[:0]))
 
 
 def test_missing_column_and_unknown_names_are_told() -> None:

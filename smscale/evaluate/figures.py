@@ -435,6 +435,31 @@ def score_bars(
     return Path(path)
 
 
+def split_bars(table: pd.DataFrame, path: str | Path, *, label: str = "RMSE (m³ m⁻³)", title: str = "") -> Path:
+    """RMSE of every model, one panel per split on one axis: what a random split promises, and what blocked ones hold.
+
+    Parameters
+    ----------
+    table : columns split, model and rmse, a row each; splits and models in the order in which they are drawn
+    """
+    grid = table.pivot(index="model", columns="split", values="rmse")
+    grid = grid.loc[list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["split"]))]
+    models = [str(m) for m in grid.index]
+    with _page(path, 1.8 + 2.0 * grid.shape[1], 1.2 + 0.33 * len(models), title) as figure:
+        axes = figure.subplots(1, grid.shape[1], sharex=True, sharey=True, squeeze=False)[0]
+        for ax, (split, values) in zip(axes, grid.items(), strict=True):
+            bars = ax.barh(range(len(models)), values.fillna(0), 0.66, color=[colour_of(m) for m in models])
+            ax.bar_label(bars, [f"{v:.3g}" if np.isfinite(v) else "none" for v in values], padding=3, fontsize=8.5)
+            ax.set_title(str(split))
+            ax.margins(x=0.3)
+            ax.tick_params(axis="y", length=0)
+            ax.xaxis.set_major_locator(MaxNLocator(3))
+        axes[0].set_yticks(range(len(models)), [label_of(m) for m in models])
+        axes[0].invert_yaxis()
+        figure.supxlabel(label, fontsize=9)
+    return Path(path)
+
+
 def cell_edges(panel: xr.DataArray) -> tuple[Floats, Floats]:
     """Cell edges of a map, degrees: (columns + 1,) longitudes and (rows + 1,) latitudes.
 

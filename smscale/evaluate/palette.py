@@ -17,6 +17,8 @@ SOURCES: dict[str, tuple[str, str, str]] = {
     "cnn": ("CNN", "#009e73", "-"),
     "rf": ("random forest", "#e69f00", "-"),
     "xgb": ("XGBoost", "#cc79a7", "-"),
+    "ridge": ("ridge regression", "#5c5c5c", "--"),
+    "mean": ("mean", "#b3b3b3", ":"),
     "fused": ("fused", "#332288", "-"),
     "gda_kriging": ("difference, kriging", "#332288", "-"),
     "gda_idw": ("difference, IDW", "#56b4e9", "--"),

@@ -24,17 +24,22 @@ from smscale.evaluate.palette import label_of
 
 Rows = pd.DataFrame | Sequence[Mapping[str, Any]]
 
+#: Units of soil moisture, as a reader expects them.
+SOIL_MOISTURE = "m³ m⁻³"
+
 
 class Table(NamedTuple):
     """A table of the report.
 
     Columns named rmse, mae, ubrmse, cc, kge, r2 or bias are scores: the best of each (in each `group`, a column's name) is bold.
+    `units` are the target's.
     """
 
     title: str
     note: str
     rows: Rows
     group: str | None = None
+    units: str = SOIL_MOISTURE
 
 
 class Figure(NamedTuple):
@@ -48,16 +53,16 @@ class Figure(NamedTuple):
 
 #: Column -> (heading, unit, decimals, which value is best).
 _COLUMNS: dict[str, tuple[str, str, int, str]] = {
-    "rmse": ("RMSE", "m³ m⁻³", 4, "least"),
-    "mae": ("MAE", "m³ m⁻³", 4, "least"),
+    "rmse": ("RMSE", SOIL_MOISTURE, 4, "least"),
+    "mae": ("MAE", SOIL_MOISTURE, 4, "least"),
     "cc": ("CC", "", 3, "most"),
-    "bias": ("bias", "m³ m⁻³", 4, "nearest zero"),
-    "ubrmse": ("ubRMSE", "m³ m⁻³", 4, "least"),
+    "bias": ("bias", SOIL_MOISTURE, 4, "nearest zero"),
+    "ubrmse": ("ubRMSE", SOIL_MOISTURE, 4, "least"),
     "kge": ("KGE", "", 3, "most"),
     "r2": ("R²", "", 3, "most"),
     "sigma_ratio": ("σ ratio", "", 3, ""),
-    "mean_reference": ("mean reference", "m³ m⁻³", 4, ""),
-    "mean_estimate": ("mean estimate", "m³ m⁻³", 4, ""),
+    "mean_reference": ("mean reference", SOIL_MOISTURE, 4, ""),
+    "mean_estimate": ("mean estimate", SOIL_MOISTURE, 4, ""),
     "n": ("n", "", 0, ""),
     "p": ("p", "", 3, ""),
 }
@@ -184,7 +189,9 @@ def _table_html(table: Table, words: bool = False) -> str:
         return "<p>Nothing to show.</p>\n"
     best = _best(frame, table.group)
     numeric = [_is_numeric(str(name), frame[name]) for name in frame.columns]
-    head = "".join(_head_html(str(name), number) for name, number in zip(frame.columns, numeric, strict=True))
+    head = "".join(
+        _head_html(str(name), number, table.units) for name, number in zip(frame.columns, numeric, strict=True)
+    )
     lines = []
     for i, row in enumerate(frame.itertuples(index=False)):
         cells = [
@@ -199,8 +206,9 @@ def _table_html(table: Table, words: bool = False) -> str:
     )
 
 
-def _head_html(name: str, number: bool) -> str:
+def _head_html(name: str, number: bool, units: str) -> str:
     heading, unit = _heading(name)
+    unit = units if unit == SOIL_MOISTURE else unit
     kind = ' class="number"' if number else ""
     return f'<th scope="col"{kind}>{escape(heading)}{f"<span>{escape(unit)}</span>" if unit else ""}</th>'
 

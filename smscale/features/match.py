@@ -341,6 +341,8 @@ def _sieve(
 def _predictor(coarse: xr.Dataset, name: str) -> xr.DataArray:
     if name == "overpass":
         return xr.DataArray((coarse["overpass"].values == "PM").astype(np.int8), dims="time")
+    if name in ("day_of_year_sin", "day_of_year_cos") and name not in coarse:
+        return xr.DataArray(schema.season_angle(coarse["day_of_year"].values)[name], dims="time")
     alias = {"longitude": "lon", "latitude": "lat"}.get(name, name)
     for found in (name, alias):
         if found in coarse:

@@ -1,6 +1,6 @@
-"""A network of one hidden tanh layer and a linear output, read in one fused pass.
+"""A network of one hidden tanh layer and a linear output, beside a linear part, read in one fused pass.
 
-y = b2 + sum_j w2_j tanh(b1_j + sum_c w1_cj x_c).
+y = b2 + sum_c linear_c x_c + sum_j w2_j tanh(b1_j + sum_c w1_cj x_c).
 
 The tanh is what costs, not the product, so neurons go in pairs: two rational tanh share one division. Samples go in
 blocks that stay in the first-level cache; nothing of the size (samples, neurons) is ever written.
@@ -76,7 +76,15 @@ def add_products(planes: Floats32, start: int, size: int, weights: Floats32, out
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
-def forward_block(planes: Floats32, start: int, size: int, neurons: Floats32, bias: np.float32, work: Floats32) -> None:
+def forward_block(
+    planes: Floats32,
+    start: int,
+    size: int,
+    neurons: Floats32,
+    bias: np.float32,
+    linear: Floats32,
+    work: Floats32,
+) -> None:
     """Network of one block of samples, left in work[0, :size].
 
     Parameters
@@ -85,12 +93,15 @@ def forward_block(planes: Floats32, start: int, size: int, neurons: Floats32, bi
     start, size : the block's samples, size <= BLOCK
     neurons : (h, k + 2) float32; each row holds a neuron's k weights, its threshold, its output weight
     bias : output threshold
+    linear : (k,) float32 weights of the linear part, or (0,) for none
     work : (3, BLOCK) float32, overwritten
     """
     h, k = neurons.shape[0], planes.shape[0]
     total, a, b = work[0], work[1], work[2]
     for i in range(size):
         total[i] = bias
+    if linear.size > 0:
+        add_products(planes, start, size, linear, total)
     j = 0
     while j < h:
         paired = j + 1 < h
@@ -114,21 +125,33 @@ def forward_block(planes: Floats32, start: int, size: int, neurons: Floats32, bi
 
 # Not cached: a caller of other compiled kernels rounds differently when it is loaded from numba's cache.
 @numba.njit(nogil=True, error_model="numpy")
-def _forward(planes: Floats32, neurons: Floats32, bias: np.float32, out: Floats32) -> None:
+def _forward(
+    planes: Floats32,
+    neurons: Floats32,
+    bias: np.float32,
+    linear: Floats32,
+    lower: Floats32,
+    upper: Floats32,
+    out: Floats32,
+) -> None:
     """Whole blocks only, so that a cell's value does not depend on where it stands: planes (k, n), n a multiple of BLOCK.
 
-    NaN where a predictor is missing: x - x is 0 or NaN, here without fast maths.
+    Planes are held within lower and upper (k,), in place. NaN where a predictor is missing: x - x is 0 or NaN, here without
+    fast maths.
     """
     k, n = planes.shape
-    work = np.empty((3, BLOCK), np.float32)
+    work, missing = np.empty((3, BLOCK), np.float32), np.empty(BLOCK, np.float32)
     for start in range(0, n, BLOCK):
-        forward_block(planes, start, BLOCK, neurons, bias, work)
-        block = out[start : start + BLOCK]
-        block[:] = work[0]
+        missing[:] = 0
         for c in range(k):
-            plane = planes[c, start : start + BLOCK]
+            plane, least, most = planes[c, start : start + BLOCK], lower[c], upper[c]
             for i in range(BLOCK):
-                block[i] += plane[i] - plane[i]
+                missing[i] += plane[i] - plane[i]
+                plane[i] = min(max(plane[i], least), most)
+        forward_block(planes, start, BLOCK, neurons, bias, linear, work)
+        block = out[start : start + BLOCK]
+        for i in range(BLOCK):
+            block[i] = work[0, i] + missing[i]
 
 
 def pack(w1: ArrayLike, b1: ArrayLike, w2: ArrayLike) -> Floats32:
@@ -138,7 +161,15 @@ def pack(w1: ArrayLike, b1: ArrayLike, w2: ArrayLike) -> Floats32:
 
 
 def predict(
-    x: ArrayLike, w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, b2: float, shift: ArrayLike | None = None
+    x: ArrayLike,
+    w1: ArrayLike,
+    b1: ArrayLike,
+    w2: ArrayLike,
+    b2: float,
+    shift: ArrayLike | None = None,
+    linear: ArrayLike | None = None,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
 ) -> Floats32:
     """Network of a table of samples.
 
@@ -147,6 +178,8 @@ def predict(
     x : (n, k) floats
     w1 : (k, h) weights, b1 : (h,) thresholds, w2 : (h,) output weights, b2 : output threshold
     shift : (k,) subtracted from each predictor first (a standardiser's means, rounded to float32); 0 if None
+    linear : (k,) weights of the linear part, which acts on what the shift leaves; no such part if None
+    lower, upper : (k,), between which predictors are held, before the shift; None for no bound
 
     Returns
     -------
@@ -157,7 +190,7 @@ def predict(
     >>> predict([[0.0], [np.nan]], w1=[[1.0]], b1=[0.0], w2=[2.0], b2=0.5)
     array([0.5, nan], dtype=float32)
     """
-    return predict_planes(list(np.asarray(x).T), w1, b1, w2, b2, shift)
+    return predict_planes(list(np.asarray(x).T), w1, b1, w2, b2, shift, linear, lower, upper)
 
 
 def predict_planes(
@@ -167,35 +200,43 @@ def predict_planes(
     w2: ArrayLike,
     b2: float,
     shift: ArrayLike | None = None,
+    linear: ArrayLike | None = None,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
 ) -> Floats32:
     """Network of separate predictor planes, never stacked: one cache-sized slab of cells is gathered at a time.
 
     Parameters
     ----------
     planes : k arrays or scalars, in the order of the rows of w1; they broadcast to a common shape
-    w1, b1, w2, b2, shift : as in `predict`
+    w1, b1, w2, b2, shift, linear, lower, upper : as in `predict`
 
     Returns
     -------
     float32 of the common shape (at least 1-D); NaN where a predictor is NaN or infinite.
     """
     views = np.broadcast_arrays(*(np.atleast_1d(p) for p in planes))
-    shifts = _shift(shift, len(views))
+    shifts = _per_plane(shift, len(views), 0.0)
+    least = _per_plane(lower, len(views), -np.inf, shifts)
+    most = _per_plane(upper, len(views), np.inf, shifts)
     out = np.empty(views[0].shape, np.float32)
     neurons, bias = pack(w1, b1, w2), np.float32(b2)
+    straight = np.ascontiguousarray([] if linear is None else linear, dtype=np.float32)
     for index in slabs(out.shape, SLAB):
         part = out[index]
         whole = -(-part.size // BLOCK) * BLOCK
         gathered, flat = np.zeros((len(views), whole), np.float32), np.empty(whole, np.float32)
         for c, view in enumerate(views):
             np.subtract(view[index], shifts[c], out=gathered[c, : part.size].reshape(part.shape), casting="unsafe")
-        _forward(gathered, neurons, bias, flat)
+        _forward(gathered, neurons, bias, straight, least, most, flat)
         part[...] = flat[: part.size].reshape(part.shape)
     return out
 
 
-def _shift(shift: ArrayLike | None, k: int) -> Floats32:
-    return np.zeros(k, np.float32) if shift is None else np.ascontiguousarray(shift, dtype=np.float32)
+def _per_plane(values: ArrayLike | None, k: int, default: float, shift: Floats32 | float = 0.0) -> Floats32:
+    """(k,) float32, less the shift; the default for None."""
+    given = np.full(k, default) if values is None else np.asarray(values, np.float64)
+    return np.ascontiguousarray(given - shift, dtype=np.float32)
 
 
 def slabs(shape: tuple[int, ...], cells: int) -> list[tuple[int | slice, ...]]:

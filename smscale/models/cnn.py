@@ -1,91 +1,132 @@
-"""The paper's convolutional network along the predictors, as a scikit-learn estimator; prediction with NumPy alone.
+"""The paper's convolutional network along the predictors, as a scikit-learn estimator.
 
-Chen et al. 2023 (section 3.2) publish: four groups of two one-dimensional convolutions, max pooling, dropout, Adam, MSE.
-Our reading where they are silent: kernels of 3 with zero padding ("same"), ReLU, max pooling by 2 that keeps an odd last
-element (ceil mode), so that any number of predictors works (12 -> 6 -> 3 -> 2 -> 1), then one dense linear output.
+The paper trains one network. By default several are trained, one per inner fold, each stopped on the fold that it has not
+seen; they learn what a ridge regression leaves, and the share of them that the inner folds approve is added to it.
 
-Training (torch, Lightning) lies in `cnn_lightning` and is imported by `fit` alone.
+Training (torch, Lightning) lies in `cnn_lightning` and is imported by `fit` and `partial_fit` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from smscale.errors import InputError
-from smscale.models.cnn_layers import CONVOLUTIONS, GROUPS, KERNEL
+from smscale.grid import EASE2_GRIDS
+from smscale.models.cnn_layers import GROUPS, Arrays, CNNPredictor, Singles, cnn_from_arrays
 from smscale.models.ridge import ridge_coefficients, ridge_penalty
-from smscale.models.samples import Floats, Rows, group_labels, inner_split, merge_rows, scaling_of, standardised
+from smscale.models.samples import (
+    Floats,
+    Labels,
+    Rows,
+    Samples,
+    Scaling,
+    group_labels,
+    implied_groups,
+    inner_folds,
+    inner_split,
+    merge_rows,
+    scaling_of,
+    standardised,
+)
 
-Singles = NDArray[np.float32]
-Arrays = dict[str, NDArray[Any]]
+if TYPE_CHECKING:
+    from smscale.models import cnn_lightning
 
-#: Rows that `CNNPredictor.predict` holds at once: the widest layer of the default network is then 0.5 MB, inside L2.
-ROWS = 512
+__all__ = ["CNNPredictor", "CNNRegressor", "ReceptiveField", "cnn_from_arrays", "cnn_to_arrays"]
+
 #: Batches per epoch that `batch_size=None` aims at, and the sizes between which it stays.
-BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 12, 32, 256
+BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 8, 64, 256
+VALIDATIONS = ("blocks", "rows")
+#: Pieces of an inner fold whose errors are told apart.
+BLOCKS = 50
+
+
+class ReceptiveField(NamedTuple):
+    """What one estimate looks at: `cells` x `cells` coarse cells, `km` wide on the 36 km grid."""
+
+    cells: int
+    km: float
 
 
 class CNNRegressor(RegressorMixin, BaseEstimator):
     """The paper's 1-D convolutional network; defaults are ours for blocked splits, `CNNRegressor.paper()` its settings.
 
-    Predictors and target are standardised inside. An inner validation fold (whole groups, where `fit` gets groups)
-    chooses the best epoch. Fitting is deterministic for a seed, on one kind of CPU, and leaves the global random
-    generators alone; rows that repeat are merged and their weights added.
+    Predictors and target are standardised inside. Inner folds (whole groups, where `fit` gets groups) choose the best epoch
+    and how much of the networks is added to the ridge; they never score. Rows that repeat are merged and their weights
+    added. Deterministic for a seed on one kind of processor; the global random generators are left alone.
 
     Parameters
     ----------
     epochs : at most so many passes over the training rows
     random_state : None, int or RandomState
-    filters : output channels of the four groups of two convolutions
+    filters : output channels of the four groups of two convolutions, of each member
     dropout : share of activations dropped after each group, 0 <= dropout < 1
     learning_rate : Adam's
-    batch_size : rows a step; None takes about a 12th of the rows, between 32 and 256
+    batch_size : rows a step; None takes about an 8th of the rows, between 64 and 256
     weight_decay : decoupled decay (AdamW); 0 is plain Adam
     averaging : decay per step of the running mean of the weights, which is what is validated and kept; 0 keeps the
         weights themselves
-    ridge : the network learns what a ridge regression leaves (its penalty chosen on five inner folds), starting from nothing:
-        it departs from the ridge only as far as the inner fold approves. False is the network alone, as the paper's
-    refit : train again on all rows for as many epochs as were best; False keeps the weights of the best epoch
-    patience : epochs without a better inner validation after which training ends; None runs all epochs
-    validation_fraction : share of rows in the inner validation fold
-    accelerator, devices : Lightning's
+    ridge : the networks learn what a ridge regression leaves (its penalty chosen on inner folds), starting from nothing, and
+        their mean is shrunk by what the inner folds tell, if need be to nothing. False is the network alone, as the paper's
+    members : inner folds, one network each, whose outputs are averaged; 1 trains one network, stopped on
+        `validation_fraction` of the rows
+    patience : epochs without a better inner fold after which training ends; None runs all epochs
+    validation : inner folds when `fit` gets no groups: "blocks" (places that the predictors show, else clusters in predictor
+        space) or "rows" (at random)
+    validation_fraction : with one member, share of the rows that stop it
+    patch : 1, or the odd side of the square of coarse cells around a cell that a row describes; the columns are then those of
+        `models.patch.patch_columns`: k of the centre, k of each neighbour
+    accelerator : "auto" (CUDA where there is a device, else the CPU) or one of Lightning's
+    devices : Lightning's; several share each batch, by default in processes of their own that hand the result back (a
+        script then needs `if __name__ == "__main__":`); "auto" is one
+    checkpoint : None, or a folder: a checkpoint after each epoch, from which a `fit` with the same data and settings (and an
+        integer `random_state`) goes on, to the same bytes
+    trainer_options : further arguments of Lightning's Trainer (logger, callbacks, enable_progress_bar ...); it is quiet by
+        default
 
     Attributes
     ----------
     arrays_ : dict of arrays that `cnn_from_arrays` reads
-    best_epoch_ : int, from 1
-    inner_score_ : RMSE on the inner validation fold at the best epoch, units of y
-    history_ : dict of lists: epoch, training_mse, validation_mse (units of y squared)
+    best_epochs_ : (members,) int, from 1
+    shrinkage_ : what the networks' mean is multiplied by
+    inner_score_ : RMSE on the inner folds, units of y
+    history_ : dict of lists: epoch, training_mse, validation_mse (units of y squared), of all members together
     n_features_in_ : int
     """
 
     #: Settings of `paper()` that the paper does not publish.
     PAPER_ASSUMED = ("filters", "dropout", "learning_rate", "batch_size")
+    _pupil: cnn_lightning.Pupil | None = None
 
     def __init__(
         self,
-        epochs: int = 300,
+        epochs: int = 120,
         random_state: int | np.random.RandomState | None = None,
-        filters: tuple[int, ...] = (16, 16, 32, 32),
+        filters: Sequence[int] = (8, 8, 16, 16),
         dropout: float = 0.1,
-        learning_rate: float = 0.002,
+        learning_rate: float = 0.004,
         batch_size: int | None = None,
         weight_decay: float = 0.01,
         averaging: float = 0.98,
         ridge: bool = True,
-        refit: bool = True,
-        patience: int | None = 30,
+        members: int = 5,
+        patience: int | None = 12,
+        validation: str = "blocks",
         validation_fraction: float = 0.2,
-        accelerator: str = "cpu",
-        devices: int = 1,
+        patch: int = 1,
+        accelerator: str = "auto",
+        devices: int | str | Sequence[int] = 1,
+        checkpoint: str | Path | None = None,
+        trainer_options: Mapping[str, Any] | None = None,
     ):
         self.epochs = epochs
         self.random_state = random_state
@@ -96,82 +137,178 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.averaging = averaging
         self.ridge = ridge
-        self.refit = refit
+        self.members = members
         self.patience = patience
+        self.validation = validation
         self.validation_fraction = validation_fraction
+        self.patch = patch
         self.accelerator = accelerator
         self.devices = devices
+        self.checkpoint = checkpoint
+        self.trainer_options = trainer_options
 
     @classmethod
     def paper(cls, random_state: int | np.random.RandomState | None = None) -> CNNRegressor:
-        """The paper's settings (1 500 epochs, Adam, 30 % validation); those in `PAPER_ASSUMED` it does not publish."""
+        """The paper's settings (1 500 epochs, Adam, 30 % random validation); those in `PAPER_ASSUMED` it does not publish."""
         return cls(
             epochs=1500,
             random_state=random_state,
-            filters=(32, 32, 64, 64),
+            filters=(16, 16, 32, 32),
             dropout=0.2,
             learning_rate=0.001,
-            batch_size=64,
+            batch_size=128,
             weight_decay=0.0,
             averaging=0.0,
             ridge=False,
-            refit=False,
+            members=1,
             patience=None,
+            validation="rows",
             validation_fraction=0.3,
         )
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """The square of coarse cells around the estimated one that its estimate looks at."""
+        return ReceptiveField(self.patch, self.patch * EASE2_GRIDS[36][2] / 1000)
 
     def fit(
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> CNNRegressor:
-        """Train on X (n, k), y (n,); `groups` (n,) are labels that the inner fold keeps whole.
+        """Train on X (n, k), y (n,); `groups` (n,) are labels that the inner folds keep whole, `sample_weight` (n,) >= 0.
 
         Raises
         ------
-        InputError : fewer than two distinct rows, a setting out of range, groups of another length, or a training
-            that diverged.
+        InputError : fewer than two distinct rows, a setting out of range, groups of another length, columns that are no
+            patches, or a training that diverged.
         """
         from smscale.models import cnn_lightning
 
         self._check_settings()
-        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
-        samples = merge_rows(table, values, weight, group_labels(groups, len(table)))
+        table, values, weight = self._checked(X, y, sample_weight, reset=True)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        scaling = scaling_of(samples)
-        training, validation = inner_split(samples.group, self.validation_fraction, np.random.default_rng(seed))
-        standard, values, weight, group = standardised(samples, scaling)
-        penalty = ridge_penalty(standard, values, weight, group, seed) if self.ridge else np.inf
-        everything = np.arange(values.size)
+        with threadpool_limits(1):
+            samples = merge_rows(table, values, weight, group_labels(groups, len(table)))
+            scaling = scaling_of(samples)
+            standard = standardised(samples, scaling)
+            standard = standard._replace(group=self._groups(standard, groups is not None, seed))
+            folds, linear = self._folds(standard, seed)
+            lesson = _lesson(standard, folds, linear)
+            settings = self._training_settings(len(standard.y), seed)
+            found = cnn_lightning.train(lesson, settings, self._machine())
+            self._keep(found, lesson, scaling, linear)
+        self._pupil = None
+        return self
 
-        def train(rows: Rows, **changed: Any) -> tuple[cnn_lightning.Trained, Floats]:
-            linear = ridge_coefficients(standard[rows], values[rows], weight[rows], penalty)
-            left = (values - standard @ linear).astype(np.float32)
-            table = (standard.astype(np.float32), left, weight.astype(np.float32))
-            settings = self._training_settings(rows.size) | changed
-            return cnn_lightning.train(*table, rows, validation, settings=settings, seed=seed), linear
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> CNNRegressor:
+        """One pass of all members over the rows given, X (n, k), y (n,); what dask-ml's Hyperband and streams need.
 
-        result, linear = train(training)
-        arrays = result.arrays
-        if self.refit:
-            again, linear = train(everything, epochs=result.best_epoch, patience=None, keep_last=True)
-            arrays = again.arrays
-        variance = scaling.target_scale**2
-        target = np.array([scaling.target_mean, scaling.target_scale])
-        self.arrays_ = {"mean": scaling.mean, "scale": scaling.scale, "target": target, "linear": linear} | arrays
-        self.best_epoch_ = result.best_epoch
-        self.inner_score_ = float(np.sqrt(result.best_mse * variance))
-        self.history_ = {
-            "epoch": list(range(1, len(result.validation_mse) + 1)),
-            "training_mse": [mse * variance for mse in result.training_mse],
-            "validation_mse": [mse * variance for mse in result.validation_mse],
-        }
-        self._predictor = cnn_from_arrays(self.arrays_)
+        Standardiser and ridge (whose penalty `groups` choose, as in `fit`) are those of the first call's rows, of which there
+        must be two distinct ones: give it a fair sample. No fold is held out and nothing is shrunk: the caller judges. `epochs`, `patience` and the device settings play no
+        part; after `fit` it begins anew. The same calls give the same bytes.
+
+        Raises
+        ------
+        InputError : as `fit`.
+        """
+        from smscale.models import cnn_lightning
+
+        self._check_settings()
+        pupil = self._pupil
+        table, values, weight = self._checked(X, y, sample_weight, reset=pupil is None)
+        with threadpool_limits(1):
+            if pupil is None:
+                seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+                labels = group_labels(groups, len(table))
+                self._begin(merge_rows(table, values, weight, labels), groups is not None, seed)
+                settings = self._training_settings(len(values), seed)
+                self._pupil = pupil = cnn_lightning.Pupil(table.shape[1], self.members, settings)
+            start, used = self._start, weight > 0
+            standard = (table[used] - start["mean"]) / start["scale"]
+            left = (values[used] - start["target"][0]) / start["target"][1] - standard @ start["linear"]
+            share = weight[used] / weight[used].mean()
+            settings = self._training_settings(len(left), pupil.module.settings.seed)
+            rows, target, counts = (part.astype(np.float32) for part in (standard, left, share))
+            arrays = pupil.learn(rows, target, counts, settings)
+            self._finish(start, arrays, 1.0)
         return self
 
     def predict(self, X: ArrayLike) -> Singles:
         """(n,) float32, units of y, for X (n, k)."""
         check_is_fitted(self)
         return self._predictor.predict(validate_data(self, X, dtype=(np.float64, np.float32), reset=False))
+
+    def _checked(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
+    ) -> tuple[Floats, Floats, Floats]:
+        least = 2 if reset else 1
+        table, values = validate_data(
+            self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=least, reset=reset
+        )
+        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        if table.shape[1] % self.patch**2:
+            raise InputError(
+                f"CNNRegressor: patch={self.patch} needs {self.patch**2} columns for each predictor; "
+                f"got {table.shape[1]} columns (models.patch.neighbourhood builds them)"
+            )
+        return table, values, weight
+
+    def _groups(self, standard: Samples, grouped: bool, seed: int) -> Labels:
+        if grouped or self.validation == "rows":
+            return standard.group
+        return implied_groups(standard, seed, getattr(self, "feature_names_in_", None))
+
+    def _folds(self, standard: Samples, seed: int) -> tuple[list[tuple[Rows, Rows]], Floats]:
+        """(training, held-out) rows of each member, and its ridge's coefficients (m, k), zero where there is no ridge."""
+        rng = np.random.default_rng(seed)
+        X, y, weight, group = standard
+        if self.members == 1:
+            folds = [inner_split(group, self.validation_fraction, rng)]
+        else:
+            folds = inner_folds(group, self.members, rng)
+        penalty = self._penalty(standard, seed)
+        return folds, np.array([ridge_coefficients(X[rows], y[rows], weight[rows], penalty) for rows, _ in folds])
+
+    def _penalty(self, standard: Samples, seed: int) -> float:
+        X, y, weight, group = standard
+        return ridge_penalty(X, y, weight, group, seed) if self.ridge else np.inf
+
+    def _keep(
+        self,
+        found: cnn_lightning.Trained,
+        lesson: cnn_lightning.Lesson,
+        scaling: Scaling,
+        linear: Floats,
+    ) -> None:
+        variance = scaling.target_scale**2
+        self.shrinkage_ = _shrinkage(found.sums, lesson) if self.ridge else 1.0
+        held = lesson.held.astype(np.float64)
+        error = (held * (lesson.target - self.shrinkage_ * found.given) ** 2).sum() / held.sum()
+        start = _start_arrays(scaling, linear.mean(axis=0))
+        self._finish(start, found.arrays, self.shrinkage_)
+        self.best_epochs_ = found.best_epochs
+        self.inner_score_ = float(np.sqrt(error * variance))
+        self.history_ = {
+            "epoch": list(range(1, len(found.validation_mse) + 1)),
+            "training_mse": [float(mse) * variance for mse in found.training_mse],
+            "validation_mse": [float(mse) * variance for mse in found.validation_mse],
+        }
+
+    def _begin(self, samples: Samples, grouped: bool, seed: int) -> None:
+        scaling = scaling_of(samples)
+        standard = standardised(samples, scaling)
+        standard = standard._replace(group=self._groups(standard, grouped, seed))
+        linear = ridge_coefficients(standard.X, standard.y, standard.weight, self._penalty(standard, seed))
+        self._start = _start_arrays(scaling, linear)
+
+    def _finish(self, start: Arrays, arrays: Arrays, factor: float) -> None:
+        """The model is the ridge and `factor` times the members' mean, which the last layer takes up."""
+        share = factor / len(arrays["dense_weight"])
+        dense = (arrays["dense_weight"] * share).astype(np.float32)
+        bias = np.array([arrays["dense_bias"].sum(dtype=np.float64) * share], np.float32)
+        self.arrays_ = start | arrays | {"dense_weight": dense, "dense_bias": bias}
+        self._predictor = cnn_from_arrays(self.arrays_)
 
     def _check_settings(self) -> None:
         wrong = [
@@ -184,125 +321,101 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
                 ("batch_size", self.batch_size is None or self.batch_size >= 1, "None or at least 1"),
                 ("weight_decay", self.weight_decay >= 0, "at least 0"),
                 ("averaging", 0 <= self.averaging < 1, "0 <= averaging < 1"),
+                ("members", self.members >= 1, "at least 1"),
                 ("patience", self.patience is None or self.patience >= 1, "None or at least 1"),
+                ("validation", self.validation in VALIDATIONS, f"one of {', '.join(VALIDATIONS)}"),
                 ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
+                ("patch", self.patch >= 1 and self.patch % 2 == 1, "an odd number"),
             )
             if not valid
         ]
         if wrong:
             raise InputError(f"CNNRegressor: {'; '.join(wrong)}")
 
-    def _training_settings(self, rows: int) -> dict[str, Any]:
+    def _training_settings(self, rows: int, seed: int) -> cnn_lightning.Settings:
+        from smscale.models import cnn_lightning
+
         batch = self.batch_size or int(np.clip(rows // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
-        names = ("epochs", "filters", "dropout", "learning_rate", "weight_decay", "averaging", "patience")
-        return {name: getattr(self, name) for name in (*names, "accelerator", "devices")} | {
-            "batch_size": batch,
-            "keep_last": False,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class CNNPredictor:
-    """A trained network as arrays; predicts with NumPy and its BLAS only.
-
-    linear : (k,) coefficients of the ridge that the network adds to, zero where there is none
-    convolutions : weights (3 * channels in, channels out) float32 and bias (channels out,), in order
-    """
-
-    mean: Floats
-    scale: Floats
-    target: Floats
-    linear: Floats
-    convolutions: tuple[tuple[Singles, Singles], ...]
-    dense: tuple[Singles, float]
-
-    def predict(self, X: NDArray[np.floating[Any]]) -> Singles:
-        """(n,) float32 for X (n, k) finite, float32 or float64; memory is that of `ROWS` rows."""
-        out = np.empty(len(X), dtype=np.float32)
-        for start in range(0, len(X), ROWS):
-            block = X[start : start + ROWS]
-            standard = (block - self.mean) / self.scale
-            values = self._forward(standard.astype(np.float32)) + standard @ self.linear
-            out[start : start + ROWS] = values * self.target[1] + self.target[0]
-        return out
-
-    def _forward(self, X: Singles) -> Floats:
-        padded = _padded(X[:, :, None])
-        for group in range(GROUPS):
-            for number in range(CONVOLUTIONS):
-                weight, bias = self.convolutions[CONVOLUTIONS * group + number]
-                pool = number == CONVOLUTIONS - 1
-                padded = _convolve(padded, weight, bias, pool=pool)
-        dense, constant = self.dense
-        return (padded[:, 1:-1].reshape(len(X), -1) @ dense).astype(np.float64) + constant
-
-
-def _padded(values: Singles) -> Singles:
-    """(n, length, channels) with a zero before and after, (n, length + 2, channels)."""
-    rows, length, channels = values.shape
-    out = np.zeros((rows, length + 2, channels), dtype=np.float32)
-    out[:, 1:-1] = values
-    return out
-
-
-def _convolve(padded: Singles, weight: Singles, bias: Singles, *, pool: bool) -> Singles:
-    """max(0, convolution + bias), pooled by 2 in ceil mode where asked; padded in, padded out.
-
-    A window of three positions is contiguous in a row, so each position is one matrix product on a strided view: im2col
-    without the copy. Pooling comes before the bias and the ReLU, which change no order.
-    """
-    rows, length, channels = padded.shape[0], padded.shape[1] - 2, padded.shape[2]
-    out = np.zeros((rows, length + 2, weight.shape[1]), dtype=np.float32)
-    for position in range(length):
-        window = padded[:, position : position + KERNEL].reshape(rows, KERNEL * channels)
-        np.matmul(window, weight, out=out[:, position + 1])
-    inside = out[:, 1:-1]
-    if pool and length > 1:
-        even = length // 2 * 2
-        np.maximum(inside[:, 0:even:2], inside[:, 1:even:2], out=inside[:, 0:even:2])
-        out = _padded(inside[:, ::2])
-        inside = out[:, 1:-1]
-    inside += bias
-    np.maximum(inside, 0, out=inside)
-    return out
-
-
-def cnn_from_arrays(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None) -> CNNPredictor:
-    """The predictor of the arrays of `cnn_to_arrays`; `meta` is not needed.
-
-    Raises
-    ------
-    InputError : an array is missing or its shape does not fit the others.
-    """
-    try:
-        convolutions = tuple(
-            (
-                np.ascontiguousarray(
-                    np.moveaxis(arrays[f"weight_{number}"], 0, 2).transpose(1, 0, 2), dtype=np.float32
-                ),
-                np.asarray(arrays[f"bias_{number}"], np.float32),
-            )
-            for number in range(GROUPS * CONVOLUTIONS)
+        names = ("dropout", "learning_rate", "weight_decay", "averaging", "epochs")
+        return cnn_lightning.Settings(
+            cells=self.patch**2,
+            filters=tuple(self.filters),
+            batch_size=min(batch, rows),
+            patience=self.patience or 0,
+            seed=seed,
+            **{name: getattr(self, name) for name in names},
         )
-        predictors = arrays["mean"].size
-        dense = np.asarray(arrays["dense_weight"], np.float32)
-        bias = float(arrays["dense_bias"][0])
-        names = ("mean", "scale", "target", "linear")
-        mean, scale, target, linear = (np.asarray(arrays[name], np.float64) for name in names)
-    except KeyError as error:
-        raise InputError(f"a cnn artefact lacks the array {error}; train and save it again") from None
-    channels = [1, *(weight.shape[2] for weight, _ in convolutions)]
-    fits = all(
-        weight.shape[:2] == (KERNEL, before) for (weight, _), before in zip(convolutions, channels, strict=False)
-    )
-    if (
-        not fits
-        or {scale.size, linear.size} != {predictors}
-        or dense.shape != (-(-predictors // 2**GROUPS) * channels[-1],)
-    ):
-        raise InputError("the arrays of a cnn artefact do not fit one another; train and save it again")
-    flat = tuple((weight.reshape(-1, weight.shape[2]), b) for weight, b in convolutions)
-    return CNNPredictor(mean, scale, target, linear, flat, (dense, bias))
+
+    def _machine(self) -> cnn_lightning.Machine:
+        from smscale.models import cnn_lightning
+
+        folder = None if self.checkpoint is None else Path(self.checkpoint)
+        return cnn_lightning.Machine(self.accelerator, self.devices, self.trainer_options or {}, folder)
+
+
+def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], linear: Floats) -> cnn_lightning.Lesson:
+    from smscale.models import cnn_lightning
+
+    X, y, weight, group = standard
+    learnt, held = np.zeros((2, y.size, len(folds)), np.float32)
+    for member, (training, validation) in enumerate(folds):
+        learnt[training, member] = weight[training]
+        held[validation, member] = weight[validation]
+    left = (y[:, None] - X @ linear.T).astype(np.float32)
+    return cnn_lightning.Lesson(X.astype(np.float32), left, learnt, held, _blocks(group, folds))
+
+
+def _start_arrays(scaling: Scaling, linear: Floats) -> Arrays:
+    nowhere = np.full(linear.size, np.inf)
+    target = np.array([scaling.target_mean, scaling.target_scale])
+    return {
+        "mean": scaling.mean,
+        "scale": scaling.scale,
+        "target": target,
+        "low": -nowhere,
+        "high": nowhere,
+        "linear": linear,
+    }
+
+
+def _shrinkage(sums: Floats, lesson: cnn_lightning.Lesson) -> float:
+    """The factor, 0 to 1, on the networks' mean that leaves least of the target on rows unseen.
+
+    Of one network on held-out rows it is s = sum(v r) / sum(v v). A network at the epoch that is best on its fold looks better
+    there than it is, so each block's v are of the epoch that the other blocks of its fold would choose (where there are none,
+    those of the other folds). What blocks do not agree on is taken off: s - e^2 / s, where e is the standard error of s over
+    blocks. The mean of m networks has less noise than one and deserves m s / (1 + (m - 1) s) (Spearman 1910, Brown 1910), were
+    the networks' noises independent.
+
+    sums (epochs, blocks, 2): v r and v v, weighted, of each block at each epoch
+    """
+    gain = sums[:, :, 1] - 2 * sums[:, :, 0]
+    fold = np.zeros(gain.shape[1], np.int64)
+    rows, members = np.nonzero(lesson.held)
+    fold[lesson.block[rows]] = members
+    together = np.array([gain[:, fold == member].sum(axis=1) for member in range(lesson.held.shape[1])]).T
+    others = together[:, fold] - gain
+    alone = np.bincount(fold, minlength=together.shape[1])[fold] == 1
+    others[:, alone] = together.sum(axis=1)[:, None] - gain[:, alone]
+    product, square = sums[others.argmin(axis=0), np.arange(fold.size)].T
+    if product.sum() <= 0:
+        return 0.0
+    one = product.sum() / square.sum()
+    error = np.sqrt(((product - one * square) ** 2).sum()) / square.sum()
+    one = float(np.clip(one - error**2 / one, 0, 1))
+    members = lesson.held.shape[1]
+    return members * one / (1 + (members - 1) * one)
+
+
+def _blocks(group: Labels, folds: list[tuple[Rows, Rows]]) -> Labels:
+    """A number (n,) for the held-out groups of each fold, at most `BLOCKS` a fold; 0 for rows that no fold holds out."""
+    block = np.zeros(group.size, np.int64)
+    first = 0
+    for _, held in folds:
+        own = np.unique(group[held], return_inverse=True)[1] % BLOCKS
+        block[held] = first + own
+        first += int(own.max()) + 1
+    return block
 
 
 def cnn_to_arrays(estimator: CNNRegressor) -> tuple[Arrays, dict[str, Any]]:
@@ -311,5 +424,13 @@ def cnn_to_arrays(estimator: CNNRegressor) -> tuple[Arrays, dict[str, Any]]:
     settings = estimator.get_params()
     settings["random_state"] = settings["random_state"] if isinstance(settings["random_state"], int) else None
     settings["filters"] = list(settings["filters"])
-    meta = {"settings": settings, "best_epoch": estimator.best_epoch_, "inner_rmse": estimator.inner_score_}
+    for machine in ("accelerator", "devices", "checkpoint", "trainer_options"):
+        del settings[machine]
+    meta: dict[str, Any] = {"settings": settings, "receptive_field": estimator.receptive_field._asdict()}
+    if hasattr(estimator, "best_epochs_"):
+        meta |= {
+            "best_epochs": estimator.best_epochs_.tolist(),
+            "inner_rmse": estimator.inner_score_,
+            "shrinkage": estimator.shrinkage_,
+        }
     return dict(estimator.arrays_), meta

@@ -1,223 +1,536 @@
-"""Training of the convolutional network: torch and Lightning, imported by `CNNRegressor.fit` alone."""
+"""Training of the convolutional network: torch and Lightning, imported by `CNNRegressor.fit` and `partial_fit` alone.
+
+Several networks, one per inner fold, are one network of grouped convolutions: each learns from the rows that its fold leaves
+(the others have no weight), keeps the weights of its own best epoch, and all share every step.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import signal
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from smscale.errors import InputError
-from smscale.models.cnn_layers import CONVOLUTIONS, GROUPS, KERNEL
+from smscale.models.cnn_layers import CONVOLUTIONS, KERNEL, Arrays, Floats, Singles, pooled_length
 
 #: Rows of a validation batch: bounds memory only.
-VALIDATION_ROWS = 8192
+VALIDATION_ROWS = 2048
+#: Trainer arguments unless the caller gives others.
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
+#: A network whose best error is that many times the larger of the target's variance and the error without it, diverged.
+DIVERGED = 10.0
+#: Part of a checkpoint's name; another layout of the state is another number.
+LAYOUT = 1
+
+
+class Lesson(NamedTuple):
+    """What m networks learn: rows (n, c * k), and for each row and network the value and how it counts; all float32.
+
+    target (n, m) what is left to learn, standardised;  weight (n, m) in training, 0 where held out;  held (n, m) weight in
+    validation, 0 where trained on;  block (n,) int64 numbers the pieces, each inside one fold, whose errors are told apart
+    """
+
+    rows: Singles
+    target: Singles
+    weight: Singles
+    held: Singles
+    block: NDArray[np.int64]
+
+
+class Settings(NamedTuple):
+    """How they learn; see `CNNRegressor`. `cells` are those of the patch, `patience` 0 runs all epochs."""
+
+    cells: int
+    filters: tuple[int, ...]
+    dropout: float
+    learning_rate: float
+    weight_decay: float
+    averaging: float
+    batch_size: int
+    epochs: int
+    patience: int
+    seed: int
+
+
+class Machine(NamedTuple):
+    """Where they learn: Lightning's accelerator, devices and further arguments, and a folder for checkpoints."""
+
+    accelerator: str = "auto"
+    devices: int | str | Sequence[int] = 1
+    options: Mapping[str, Any] = {}
+    checkpoint: Path | None = None
 
 
 class Trained(NamedTuple):
-    """Weights at the best epoch, and the errors of every epoch (standardised units squared)."""
+    """Each network's weights at its best epoch (from 1), what it then gives for all rows (n, m), errors of every epoch.
 
-    arrays: dict[str, NDArray[np.float32]]
-    best_epoch: int
-    best_mse: float
-    training_mse: list[float]
-    validation_mse: list[float]
+    sums : (epochs, blocks, 2) of the held-out rows at each epoch: weight x given x target, and weight x given squared
+    """
+
+    arrays: Arrays
+    best_epochs: NDArray[np.int64]
+    given: Singles
+    training_mse: Floats
+    validation_mse: Floats
+    sums: Floats
 
 
 class SeededDropout(nn.Module):
-    """Dropout that draws from its own generator, so that the global one stays as it is."""
+    """Dropout that draws from a generator it is handed, so that the global one stays as it is."""
 
-    def __init__(self, share: float, seed: int):
+    def __init__(self, share: float):
         super().__init__()
         self.share = share
-        self.seed = seed
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.share == 0:
             return x
-        if self.generator is None or self.generator.device != x.device:
-            self.generator = torch.Generator(device=x.device).manual_seed(self.seed)
         kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.share
         return x * kept / (1 - self.share)
 
 
-class Network(nn.Module):
-    """Four groups of (convolution, ReLU) x 2, max pooling in ceil mode and dropout; a dense output, zero at first. (n, k) -> (n,)."""
-
-    def __init__(self, predictors: int, filters: tuple[int, ...], dropout: float, seed: int):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        layers: list[nn.Module] = []
-        channels = 1
-        for group, width in enumerate(filters):
-            for _ in range(CONVOLUTIONS):
-                layers += [_convolution(channels, width, generator), nn.ReLU()]
-                channels = width
-            layers += [nn.MaxPool1d(2, ceil_mode=True), SeededDropout(dropout, seed + 1 + group)]
-        self.features = nn.Sequential(*layers)
-        self.dense = nn.utils.skip_init(nn.Linear, -(-predictors // 2**GROUPS) * channels, 1)
-        nn.init.zeros_(self.dense.weight)
-        nn.init.zeros_(self.dense.bias)
+class Pool(nn.Module):
+    """The larger of two neighbours; an odd last one stays. For values >= 0; its gradient has one order on every device."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Positions outermost: the order in which `CNNPredictor` reads the last layer.
-        return self.dense(self.features(x[:, None]).transpose(1, 2).flatten(1))[:, 0]
+        length = x.shape[2]
+        if length == 1:
+            return x
+        even = nn.functional.pad(x, (0, 1)) if length % 2 else x
+        return torch.maximum(even[:, :, 0::2], even[:, :, 1::2])
 
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """weight_i (out, in, 3), bias_i (out,) of the eight convolutions; dense_weight, dense_bias (1,)."""
-        convolutions = [layer for layer in self.features if isinstance(layer, nn.Conv1d)]
-        arrays = {"dense_weight": _array(self.dense.weight[0]), "dense_bias": _array(self.dense.bias)}
-        for number, layer in enumerate(convolutions):
-            assert layer.bias is not None
-            arrays |= {f"weight_{number}": _array(layer.weight), f"bias_{number}": _array(layer.bias)}
+
+class Network(nn.Module):
+    """m networks side by side: four groups of (convolution, ReLU) x 2, pooling and dropout; a dense output, zero at first.
+
+    (n, c * k) -> (n, m).
+    """
+
+    def __init__(self, predictors: int, members: int, settings: Settings):
+        super().__init__()
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.members, self.cells = members, settings.cells
+        layers: list[nn.Module] = []
+        channels = settings.cells
+        for width in settings.filters:
+            for _ in range(CONVOLUTIONS):
+                # All read the same rows; from there on each network reads its own channels.
+                groups = members if layers else 1
+                layers += [_convolution(channels * groups, members * width, groups, generator), nn.ReLU()]
+                channels = width
+            layers += [Pool(), SeededDropout(settings.dropout)]
+        self.features = nn.Sequential(*layers)
+        length = pooled_length(predictors)
+        self.dense: nn.Conv1d = nn.utils.skip_init(nn.Conv1d, members * channels, members, length, groups=members)
+        nn.init.zeros_(self.dense.weight)
+        nn.init.zeros_(_bias(self.dense))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.features(x.view(len(x), self.cells, -1)))[:, :, 0]
+
+    def draw_from(self, generator: torch.Generator | None) -> None:
+        """What all dropout draws from, until it is told otherwise."""
+        for layer in self.features:
+            if isinstance(layer, SeededDropout):
+                layer.generator = generator
+
+    def to_arrays(self) -> Arrays:
+        """weight_i (m, out, in, 3), bias_i (m, out) of the eight convolutions; dense_weight (m, positions * out), dense_bias (m,)."""
+        m = self.members
+        # Positions outermost: the order in which `CNNPredictor` reads the last layer.
+        dense = _array(self.dense.weight).transpose(0, 2, 1).reshape(m, -1)
+        arrays: Arrays = {"dense_weight": dense, "dense_bias": _array(_bias(self.dense))}
+        for number, layer in enumerate(part for part in self.features if isinstance(part, nn.Conv1d)):
+            weight = _array(layer.weight)
+            arrays[f"weight_{number}"] = weight.reshape(m, -1, *weight.shape[1:])
+            arrays[f"bias_{number}"] = _array(_bias(layer)).reshape(m, -1)
         return arrays
 
 
-def _convolution(channels: int, width: int, generator: torch.Generator) -> nn.Conv1d:
-    layer: nn.Conv1d = nn.utils.skip_init(nn.Conv1d, channels, width, KERNEL, padding=KERNEL // 2)
+def _convolution(channels: int, width: int, groups: int, generator: torch.Generator) -> nn.Conv1d:
+    layer: nn.Conv1d = nn.utils.skip_init(nn.Conv1d, channels, width, KERNEL, padding=KERNEL // 2, groups=groups)
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(_bias(layer))
     return layer
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
+def _generator(device: torch.device, *numbers: int) -> torch.Generator:
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def _bias(layer: nn.Conv1d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().cpu().numpy().copy()
 
 
 class Regression(lightning.LightningModule):
-    """Weighted MSE by Adam; validates the running mean of the weights and keeps the best epoch's."""
+    """Weighted MSE by AdamW; validates the running mean of the weights and keeps each network's best.
 
-    def __init__(self, predictors: int, settings: dict[str, Any], seed: int):
+    All that training goes on from lies in parameters and buffers, hence in a checkpoint and in what a process of several
+    hands back: `averaged`, `best`, and of every epoch the errors. Orders and dropout are drawn from (seed, epoch, rank) anew.
+    """
+
+    def __init__(self, lesson: Lesson, settings: Settings):
         super().__init__()
         self.settings = settings
-        shape = (predictors, tuple(settings["filters"]), settings["dropout"], seed)
+        self.lesson = [torch.from_numpy(np.ascontiguousarray(values)) for values in lesson]
+        shape = (lesson.rows.shape[1] // settings.cells, lesson.target.shape[1], settings)
         self.network = Network(*shape)
         self.averaged = Network(*shape).requires_grad_(False).eval()
-        self.best: Trained | None = None
-        self.training_mse: list[float] = []
-        self.validation_mse: list[float] = []
+        self.best = Network(*shape).requires_grad_(False).eval()
+        members = lesson.target.shape[1]
+        self.best_epochs: Tensor
+        self.best_mse: Tensor
+        self.errors: Tensor
+        self.sums: Tensor
+        self.passed: Tensor
+        self.register_buffer("best_epochs", torch.zeros(members, dtype=torch.int64))
+        self.register_buffer("best_mse", torch.full((members,), torch.inf))
+        self.register_buffer("errors", torch.full((settings.epochs, 2), torch.nan))
+        blocks = int(lesson.block.max(initial=-1)) + 1
+        self.register_buffer("sums", torch.zeros(settings.epochs, blocks, 2))
+        self.register_buffer("passed", torch.zeros((), dtype=torch.int64))
+
+    def ended(self) -> bool:
+        """All epochs ran, the errors stopped falling, or they are no numbers any more."""
+        passed = int(self.passed)
+        if passed and not bool(torch.isfinite(self.errors[passed - 1]).all()):
+            return True
+        patience = self.settings.patience or passed + 1
+        return passed >= self.settings.epochs or passed - int(self.best_epochs.max()) >= patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        rates = {"lr": self.settings["learning_rate"], "weight_decay": self.settings["weight_decay"]}
-        return torch.optim.AdamW(self.network.parameters(), fused=True, **rates)
+        rate, decay = self.settings.learning_rate, self.settings.weight_decay
+        return torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rows, target, weight, _, _ = self.lesson
+        order = Shuffled(len(rows), self.settings, self.global_rank, self.trainer.world_size)
+        return _loader([rows, target, weight], order)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        rows, target, _, held, block = self.lesson
+        batches = torch.arange(len(rows)).split(VALIDATION_ROWS)
+        return _loader([rows, target, held, block], batches)
+
+    def on_fit_start(self) -> None:
+        if not _users:
+            # A process that Lightning started.
+            torch.set_num_threads(1)
+            _silence()
+
+    def on_train_epoch_start(self) -> None:
+        self.network.draw_from(_generator(self.device, self.settings.seed, self.current_epoch, self.global_rank))
+        self._epoch_error = torch.zeros((), device=self.device)
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
-        loss = _weighted_mse(self.network, batch)
-        self.epoch_loss += loss.detach() * len(batch[0])
-        self.epoch_rows += len(batch[0])
-        return loss
+        error = weighted_error(self.network, *batch)
+        self._epoch_error += error.detach()
+        # Processes average their gradients; the sum over the batch is wanted.
+        return error * (self.trainer.world_size / self.settings.batch_size)
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        share = 1 - min(self.settings["averaging"], self.global_step / (self.global_step + 10))
+        self.follow(self.global_step)
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Move the averaged weights towards the network's, after `step` steps in all."""
+        share = 1 - min(self.settings.averaging, step / (step + 10))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), share)
 
-    def on_train_epoch_start(self) -> None:
-        self.epoch_loss, self.epoch_rows = torch.zeros((), device=self.device), 0
-
-    def on_train_epoch_end(self) -> None:
-        """Record the epoch (validated just before); copy the averaged weights whenever the inner validation improves."""
-        mean = self.epoch_loss / self.epoch_rows
-        self.log("training_mse", mean, sync_dist=True)
-        error = float(self.trainer.callback_metrics["validation_mse"])
-        self.validation_mse.append(error)
-        self.training_mse.append(float(mean))
-        better = self.best is None or error < self.best.best_mse or self.settings["keep_last"]
-        if np.isfinite(error) and better:
-            self.best = Trained(self.averaged.to_arrays(), len(self.validation_mse), error, [], [])
+    def on_validation_epoch_start(self) -> None:
+        self._held_error = torch.zeros(self.network.members, device=self.device)
+        self._block_sums = torch.zeros_like(self.sums[0])
 
     def validation_step(self, batch: list[Tensor], index: int) -> None:
-        self.log("validation_mse", _weighted_mse(self.averaged, batch), batch_size=len(batch[0]), sync_dist=True)
+        rows, target, held, block = batch
+        given = self.averaged(rows)
+        self._held_error += (held * (given - target) ** 2).sum(dim=0)
+        sums = torch.stack([(held * given * target).sum(dim=1), (held * given**2).sum(dim=1)], dim=1)
+        self._block_sums.index_add_(0, block, sums)
+
+    def on_validation_epoch_end(self) -> None:
+        # Every process validated all rows: same weights, same sums.
+        held = self.lesson[3].sum(dim=0).to(self.device)
+        self._member_mse = self._held_error / held
+        self._validation_mse = self._held_error.sum() / held.sum()
+        self.log("validation_mse", self._validation_mse, prog_bar=True)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Record the epoch (validated just before); keep the averaged weights of the networks that were never better."""
+        total = self.trainer.strategy.reduce(self._epoch_error, reduce_op="sum")
+        training = total / self.lesson[2].sum().to(self.device)
+        self.log("training_mse", training, prog_bar=True)
+        self.errors[self.passed] = torch.stack([training, self._validation_mse])
+        self.sums[self.passed] = self._block_sums
+        self.passed += 1
+        better = self._member_mse < self.best_mse
+        self.best_mse[better] = self._member_mse[better]
+        self.best_epochs[better] = self.passed
+        for kept, now in zip(self.best.parameters(), self.averaged.parameters(), strict=True):
+            shape = (self.network.members, -1)
+            kept.view(shape)[better] = now.view(shape)[better]
+        self.trainer.should_stop = self.trainer.should_stop or self.ended()
+
+    @torch.no_grad()
+    def result(self) -> Trained:
+        """What was learnt.
+
+        Raises
+        ------
+        InputError : the errors were not finite, or a network ended far from the target.
+        """
+        rows, target, _, held, _ = (values.to(self.device) for values in self.lesson)
+        passed = int(self.passed)
+        training, validation = _array(self.errors[:passed]).astype(np.float64).T
+        none = (held * target**2).sum(dim=0) / held.sum(dim=0)
+        wild = self.best_mse > DIVERGED * torch.clamp(none, min=1.0)
+        if not np.isfinite([training, validation]).all() or bool(wild.any()):
+            raise InputError(
+                f"the network diverged within {passed} epochs; lower learning_rate (now {self.settings.learning_rate}) "
+                "or look for extreme values in the predictors"
+            )
+        best = self.best.to(self.device)
+        given = torch.cat([best(block) for block in rows.split(VALIDATION_ROWS)])
+        sums = _array(self.sums[:passed]).astype(np.float64)
+        return Trained(best.to_arrays(), _array(self.best_epochs), _array(given), training, validation, sums)
 
 
-def _weighted_mse(network: nn.Module, batch: list[Tensor]) -> Tensor:
-    X, y, weight = batch
-    return (weight * (network(X) - y) ** 2).mean()
+def _loader(tensors: list[Tensor], batches: Any) -> DataLoader[Any]:
+    # A loader draws a number at each start, needed or not: from a generator of its own.
+    return DataLoader(TensorDataset(*tensors), batch_size=None, sampler=batches, generator=torch.Generator())
 
 
-def train(
-    X: NDArray[np.float32],
-    y: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    training: NDArray[np.intp],
-    validation: NDArray[np.intp],
-    settings: dict[str, Any],
-    seed: int,
-) -> Trained:
-    """Train on the rows `training` of standardised X (n, k), y (n,).
+def weighted_error(network: nn.Module, rows: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The sum over rows and networks of weight x squared error."""
+    return (weight * (network(rows) - target) ** 2).sum()
 
-    The rows `validation` choose the epoch that is kept; with the setting `keep_last` it is the last.
+
+class Shuffled(Sampler[NDArray[np.intp]]):
+    """Batches of row numbers, drawn anew from the seed and the epoch; of each the share of one of several processes."""
+
+    def __init__(self, rows: int, settings: Settings, rank: int = 0, processes: int = 1):
+        if rows < processes:
+            raise InputError(f"{rows} training rows cannot be shared by {processes} devices; lower devices")
+        self.rows, self.seed, self.rank, self.processes = rows, settings.seed, rank, processes
+        self.batches = min(-(-rows // settings.batch_size), rows // processes)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning says which epoch comes."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[NDArray[np.intp]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        for batch in np.array_split(order, self.batches):
+            yield batch[self.rank :: self.processes]
+
+
+class Saving(Checkpoint):
+    """Writes a checkpoint after each epoch: beside first, then in place of the last, so that a kill leaves a whole one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        beside = self.path.with_name(f"{self.path.name}.part")
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            beside.replace(self.path)
+
+
+def train(lesson: Lesson, settings: Settings, machine: Machine) -> Trained:
+    """Train m networks; where `machine.checkpoint` holds a checkpoint of the same training, go on from there.
 
     Raises
     ------
-    InputError : no epoch had a finite validation error.
+    InputError : a network diverged, or a checkpoint cannot be read.
     """
-    module = Regression(X.shape[1], settings, seed)
-    rows = [torch.from_numpy(np.ascontiguousarray(values)) for values in (X, y, weight)]
-    patience = settings["patience"] or settings["epochs"]
-    stop = EarlyStopping("validation_mse", patience=patience, check_finite=True)
-    with _one_quiet_thread():
-        trainer = lightning.Trainer(
-            max_epochs=settings["epochs"],
-            accelerator=settings["accelerator"],
-            devices=settings["devices"],
-            callbacks=[stop],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(
-            module,
-            _batches([t[training] for t in rows], settings["batch_size"], seed),
-            _batches([t[validation] for t in rows], VALIDATION_ROWS, None),
-        )
-    if module.best is None:
-        raise InputError(
-            "the network diverged: no epoch had a finite validation error; "
-            f"lower learning_rate (now {settings['learning_rate']}) or look for extreme values in the predictors"
-        )
-    return module.best._replace(training_mse=module.training_mse, validation_mse=module.validation_mse)
+    module = Regression(lesson, settings)
+    path = None if machine.checkpoint is None else _checkpoint_path(machine.checkpoint, lesson, settings, machine)
+    resume = path if path is not None and path.exists() else None
+    if resume is not None:
+        _restore(module, resume)
+    with quiet_and_single():
+        if not module.ended():
+            _fit(_trainer(machine, settings, path), module, resume)
+        return module.result()
 
 
-def _batches(tensors: list[Tensor], size: int, seed: int | None) -> DataLoader[Any]:
-    """Whole batches by index; shuffled by a generator of their own where a seed is given."""
-    data = TensorDataset(*tensors)
-    generator = torch.Generator().manual_seed(seed or 0)
-    order = SequentialSampler(data) if seed is None else RandomSampler(data, generator=generator)
-    return DataLoader(
-        data, batch_size=None, sampler=BatchSampler(order, min(size, len(data)), drop_last=False), generator=generator
+def _trainer(machine: Machine, settings: Settings, path: Path | None) -> lightning.Trainer:
+    options = QUIET | {"enable_checkpointing": path is not None} | dict(machine.options)
+    own = [] if path is None else [Saving(path)]
+    given = options.pop("callbacks", None) or []
+    options["callbacks"] = [*(given if isinstance(given, list | tuple) else [given]), *own]
+    devices = 1 if machine.devices == "auto" else machine.devices
+    if devices not in (1, "1"):
+        # Processes of its own that hand the result back, rather than runs of the caller's whole script.
+        options.setdefault("strategy", "ddp_spawn")
+    accelerator = machine.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    return lightning.Trainer(
+        accelerator=accelerator,
+        devices=devices,  # type: ignore[arg-type]
+        max_epochs=settings.epochs,
+        use_distributed_sampler=False,
+        **options,
     )
 
 
+def _fit(trainer: lightning.Trainer, module: Regression, resume: Path | None) -> None:
+    """`trainer.fit`, that a Ctrl-C leaves as a KeyboardInterrupt (Lightning exits, and ignores the next one)."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        trainer.fit(module, ckpt_path=resume, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _checkpoint_path(folder: Path, lesson: Lesson, settings: Settings, machine: Machine) -> Path:
+    """The file of one training: named by all that its result depends on, so that other data never meet it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(repr((LAYOUT, tuple(settings), machine.accelerator, machine.devices)).encode())
+    for values in lesson:
+        digest.update(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes())
+    return folder / f"cnn-{digest.hexdigest()[:16]}.ckpt"
+
+
+def _restore(module: Regression, path: Path) -> None:
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read as a checkpoint ({error}); delete it to start again") from None
+
+
+class Pupil:
+    """m networks that learn one pass at a time, all from the same rows: what `CNNRegressor.partial_fit` keeps. Pickles."""
+
+    def __init__(self, columns: int, members: int, settings: Settings):
+        nothing = np.zeros((0, members), np.float32)
+        self.module = Regression(
+            Lesson(np.zeros((0, columns), np.float32), nothing, nothing, nothing, np.zeros(0, np.int64)), settings
+        )
+        self.optimizer = self.module.configure_optimizers()
+        self.passes = self.steps = 0
+
+    def learn(self, rows: Singles, target: Singles, weight: Singles, settings: Settings) -> Arrays:
+        """One pass over rows (n, c * k), target (n,), weight (n,); the averaged weights after it.
+
+        Raises
+        ------
+        InputError : the networks are far from the target after it, or no longer finite.
+        """
+        batch = torch.from_numpy(rows), torch.from_numpy(target), torch.from_numpy(weight)
+        with quiet_and_single():
+            self._pass(*batch, settings)
+            left = self._error(*batch)
+        arrays = self.module.averaged.to_arrays()
+        none = self.module.averaged.members * float((batch[2] * batch[1] ** 2).sum())
+        if not left <= DIVERGED * max(none, self.module.averaged.members * float(batch[2].sum())):
+            raise InputError(
+                f"the network diverged in pass {self.passes}; lower learning_rate (now {settings.learning_rate})"
+            )
+        return arrays
+
+    @torch.no_grad()
+    def _error(self, rows: Tensor, target: Tensor, weight: Tensor) -> float:
+        return float(weighted_error(self.module.averaged, rows, target[:, None], weight[:, None]))
+
+    def _pass(self, rows: Tensor, target: Tensor, weight: Tensor, settings: Settings) -> None:
+        self.module.settings = settings
+        network = self.module.network.train()
+        network.draw_from(_generator(self.module.device, settings.seed, self.passes))
+        order = Shuffled(len(rows), settings)
+        order.set_epoch(self.passes)
+        for numbers in order:
+            self.optimizer.zero_grad()
+            error = weighted_error(network, rows[numbers], target[numbers, None], weight[numbers, None])
+            (error / settings.batch_size).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.steps += 1
+            self.module.follow(self.steps)
+        self.passes += 1
+        network.draw_from(None)
+
+
+_lock = threading.Lock()
+_users = 0
+_undo = ExitStack()
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+LOGGERS = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric")
+
+
 @contextmanager
-def _one_quiet_thread() -> Iterator[None]:
-    """One torch thread (sums in one order), deterministic kernels, Lightning's advice silenced; all put back after."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            torch.set_num_threads(1)
-            torch.use_deterministic_algorithms(True)
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def quiet_and_single() -> Iterator[None]:
+    """One torch thread (sums in one order), deterministic kernels, Lightning's advice silenced; all put back after.
+
+    Threads are each thread's own; what is the process's is put back when the last of several threads leaves.
+    """
+    global _users
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with _lock:
+        if _users == 0:
+            _silence()
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _undo.close()
+        torch.set_num_threads(threads)
+
+
+def _silence() -> None:
+    _undo.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    if CUBLAS not in os.environ:
+        # cuBLAS sums in one order only with a workspace of its own.
+        os.environ[CUBLAS] = ":4096:8"
+        _undo.callback(os.environ.pop, CUBLAS, None)
+    _undo.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+    torch.use_deterministic_algorithms(True)
+    for logger in map(logging.getLogger, LOGGERS):
+        _undo.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)

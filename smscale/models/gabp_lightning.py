@@ -1,25 +1,32 @@
-"""Lightning drives Levenberg-Marquardt: one training step is one step of every network still in training.
+"""Lightning drives Levenberg-Marquardt: one training step is one trial step of every network still in training.
 
 Imported by `GABPRegressor.fit` alone. The mathematics is `kernels.lm`; Lightning gives device, logging, checkpoints,
-progress and callbacks.
+progress, callbacks and processes: each process trains every n-th network, and in the end all hold them all.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import nn
-from torch.utils.data import DataLoader
 
-from smscale.kernels import lm
+from smscale.errors import InputError
+from smscale.kernels import lm_network
+from smscale.kernels.ga import cpus
+from smscale.models.restarts import Restarts
+from smscale.models.samples import Rows
 
 #: Trainer arguments unless the caller gives others.
 QUIET: dict[str, Any] = {
@@ -28,84 +35,212 @@ QUIET: dict[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+#: Trial steps between two checkpoints.
+CHECKPOINT_STEPS = 10
+
+
+class Trials:
+    """Batches without end: each asks for one trial step on the whole table. No loader, which would draw a seed from torch."""
+
+    def __iter__(self) -> Iterator[int]:
+        step = 0
+        while True:
+            yield step
+            step += 1
 
 
 class Steps(torch.optim.Optimizer):
-    """An optimiser whose step is one step of Levenberg-Marquardt of every network that is still in training."""
+    """An optimiser whose step is a trial step of Levenberg-Marquardt of every network that is still in training."""
 
-    def __init__(self, networks: nn.ParameterList, runs: list[lm.Training], pool: ThreadPoolExecutor):
-        super().__init__(networks, {})
-        self.runs = runs
-        self.pool = pool
+    def __init__(self, module: LevenbergMarquardt):
+        super().__init__([module.anchor], {})
+        self.module = module
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Advance, and let the parameters follow."""
-        list(self.pool.map(lm.Training.advance, self.runs))
-        for parameter, run in zip(self.param_groups[0]["params"], self.runs, strict=True):
-            parameter.copy_(torch.from_numpy(run.state.x))
+        """One trial step; the closure is Lightning's and has nothing to add."""
+        self.module.advance()
 
 
 class LevenbergMarquardt(lightning.LightningModule):
     """Networks trained side by side on their whole batches, by manual optimisation.
 
-    Logs mse and validation_mse (best of all networks, units of the target squared), damping (median) and active (how many
-    networks go on). The parameters, `networks`, follow the steps, so that a checkpoint holds them.
+    Logs mse and validation_mse (best of the process's networks, units of the target squared), damping (median) and active
+    (how many networks go on). The state of all networks lies in buffers whenever it is saved, and after training.
     """
 
-    def __init__(self, runs: list[lm.Training], variance: float, pool: ThreadPoolExecutor):
+    def __init__(self, restarts: Restarts, variance: float, threads: int | None):
         super().__init__()
         self.automatic_optimization = False
-        self.runs = runs
-        self.variance = variance
-        self.pool = pool
-        self.networks = nn.ParameterList(nn.Parameter(torch.from_numpy(run.state.x.copy()), False) for run in runs)
+        self.restarts, self.variance, self.threads = restarts, variance, threads
+        # Data-parallel strategies want a parameter with a gradient; nothing else uses it.
+        self.anchor = nn.Parameter(torch.zeros(1))
+        (r, p), steps = restarts.start.shape, restarts.settings.max_steps
+        for name in ("x", "best"):
+            self.register_buffer(name, torch.zeros(r, p, dtype=torch.float64))
+        for name in ("cost", "damping", "growth", "best_mse"):
+            self.register_buffer(name, torch.zeros(r, dtype=torch.float64))
+        for name in ("steps", "reason", "best_step"):
+            self.register_buffer(name, torch.zeros(r, dtype=torch.int64))
+        for name in ("moved", "begun"):
+            self.register_buffer(name, torch.zeros(r, dtype=torch.bool))
+        self.register_buffer("trace", torch.zeros(r, steps + 1, 3, dtype=torch.float64))
+        self.problem: Any = None
+        self.live: Any = None
+
+    @property
+    def rows(self) -> Rows:
+        """The networks of this process."""
+        return np.arange(self.trainer.global_rank, len(self.restarts), self.trainer.world_size)
 
     def configure_optimizers(self) -> Steps:
-        return Steps(self.networks, self.runs, self.pool)
+        return Steps(self)
+
+    def on_train_start(self) -> None:
+        """Begin, or go on from what a checkpoint has left in the buffers."""
+        if not self.rows.size:
+            return
+        device = str(self.device) if self.device.type == "cuda" else "cpu"
+        local = max(1, self.trainer.num_devices) if device == "cpu" else 1
+        self.problem = self.restarts.problem(self.rows, device, max(1, (self.threads or cpus()) // local))
+        if bool(self.get_buffer("begun").any()):
+            found = {name: self.get_buffer(name)[self.rows] for name in self._names()}
+            for name in ("x", "best"):
+                found[name] = found[name][:, self.restarts.columns(self.rows)]
+            self.live = lm_network.restored({name: self._on_engine(value) for name, value in found.items()})
+        else:
+            self.live = self.restarts.begin(self.problem, self.rows)
+
+    def _on_engine(self, value: torch.Tensor) -> Any:
+        return value.clone() if self.problem.xp is torch else value.cpu().numpy().copy()
+
+    def advance(self) -> None:
+        if self.live is not None:
+            self.live = self.restarts.advance(self.problem, self.live)
 
     def training_step(self, batch: int, index: int) -> None:
         optimizer: Any = self.optimizers()
         optimizer.step()
-        last = [run.watch.trace[-1] for run in self.runs]
-        self._report("mse", min(entry.mse for entry in last) * self.variance)
-        self._report("validation_mse", min(run.watch.best_mse for run in self.runs) * self.variance)
-        self._report("damping", float(np.median([entry.damping for entry in last])))
-        self._report("active", float(sum(run.reason is None for run in self.runs)))
-        self.trainer.should_stop = all(run.reason is not None for run in self.runs)
+        finished = self.live is None or lm_network.finished(self.live)
+        if self.live is not None:
+            self._log()
+        self.trainer.should_stop = self.trainer.strategy.reduce_boolean_decision(finished, all=True)
 
-    def _report(self, name: str, value: float) -> None:
-        self.log(name, value, on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
+    def _log(self) -> None:
+        state, trace = self.live.state, self.live.trace
+        last = trace[np.arange(len(state.steps)), state.steps]
+        self._report("mse", last[:, 0].min() * self.variance)
+        self._report("validation_mse", self.live.best_mse.min() * self.variance)
+        self._report("damping", np.median(np.asarray(torch.as_tensor(state.damping).cpu())))
+        self._report("active", (state.reason == 0).sum())
+
+    def _report(self, name: str, value: Any) -> None:
+        self.log(name, float(value), on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._publish()
+        checkpoint["state_dict"] = self.trainer.strategy.lightning_module_state_dict()
+
+    def on_train_end(self) -> None:
+        self._publish()
+
+    def _publish(self) -> None:
+        """Bring the state of every network of every process into the buffers of each."""
+        own = torch.from_numpy(self.rows)
+        if self.live is not None:
+            wide = torch.from_numpy(self.restarts.columns(self.rows))
+            for name, value in lm_network.arrays(self.live).items():
+                part = torch.as_tensor(value)
+                buffer = self.get_buffer(name)
+                if name in ("x", "best"):
+                    buffer[own[:, None], wide] = part.to(buffer)
+                else:
+                    buffer[own] = part.to(buffer)
+            self.get_buffer("begun")[own] = True
+        world = self.trainer.world_size
+        if world > 1:
+            for name in (*self._names(), "begun"):
+                buffer = self.get_buffer(name)
+                gathered: Any = self.all_gather(buffer.to(torch.float64))
+                for rank in range(world):
+                    buffer[rank::world] = gathered[rank, rank::world].to(buffer.dtype)
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.named_buffers() if name != "begun"]
+
+
+class Keep(lightning.Callback):
+    """Saves the training every `CHECKPOINT_STEPS` trial steps and at its end, in one step that leaves no half file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        if trainer.global_step % CHECKPOINT_STEPS == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)
 
 
 def train(
-    runs: list[lm.Training],
+    restarts: Restarts,
     variance: float,
-    pool: ThreadPoolExecutor,
-    max_steps: int,
+    threads: int | None,
     accelerator: str,
     devices: int | str,
     options: Mapping[str, Any],
-) -> None:
-    """Train networks to their ends under one Trainer; results lie in each run's watch.
+    checkpoint: Path | None,
+) -> lm_network.Training:
+    """Train networks to their ends under one Trainer.
 
     Parameters
     ----------
-    runs : networks at their starts
+    restarts : the networks
     variance : target units squared per standardised unit squared, for the log
-    pool : threads that share the networks of a step
-    max_steps : steps after which every network has ended
+    threads : of the compiled engine, None for all CPUs; processes on one machine share them
     accelerator, devices, options : of Lightning's Trainer
+    checkpoint : file that a stopped training goes on from, and that is written on the way; None for none
+
+    Raises
+    ------
+    InputError : a checkpoint that cannot be read
     """
+    module = LevenbergMarquardt(restarts, variance, threads)
+    given = {**QUIET, **options}
+    if checkpoint is not None:
+        given["callbacks"] = [*_listed(given.get("callbacks")), Keep(checkpoint)]
+    if devices == 1 and not {"plugins", "num_nodes", "strategy"} & set(given):
+        # A batch system's number of tasks is no business of a fit on one device.
+        given["plugins"] = [LightningEnvironment()]
+    begun = checkpoint if checkpoint is not None and checkpoint.exists() else None
     with _quiet():
         trainer = lightning.Trainer(
             accelerator=accelerator,
             devices=devices,
             max_epochs=1,
             log_every_n_steps=1,
-            **{**QUIET, **options},
+            use_distributed_sampler=False,
+            **given,
         )
-        whole_batch: DataLoader[Any] = DataLoader(range(max_steps + 2), batch_size=None)  # type: ignore[arg-type]
-        trainer.fit(LevenbergMarquardt(runs, variance, pool), whole_batch)
+        try:
+            trainer.fit(module, Trials(), ckpt_path=begun, weights_only=True)
+        except (EOFError, RuntimeError, pickle.UnpicklingError, BadZipFile) as error:
+            if begun is None or module.problem is not None:
+                raise
+            raise InputError(f"{begun} is no checkpoint of this training ({error}); remove it") from error
+    return lm_network.restored({name: module.get_buffer(name).cpu().numpy() for name in module._names()})
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
 
 
 @contextmanager

@@ -1,10 +1,24 @@
-"""Ridge regression whose penalty is chosen on whole groups: what every model may start from."""
+"""Ridge regression whose penalty is chosen on whole groups: what every model may start from, and must beat."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from smscale.models.samples import Floats, Labels
+from smscale.models.samples import (
+    Floats,
+    Labels,
+    Scaling,
+    group_labels,
+    implied_groups,
+    inner_folds,
+    merge_rows,
+    scaling_of,
+    standardised,
+)
 
 #: Ridge penalties tried, as shares of a standardised predictor's variance.
 PENALTIES = np.logspace(-4, 1, 21)
@@ -23,15 +37,81 @@ def ridge_coefficients(X: Floats, y: Floats, weight: Floats, penalty: float | Fl
     return (vectors @ shrunk).reshape(-1, *np.shape(penalty))
 
 
-def ridge_penalty(X: Floats, y: Floats, weight: Floats, group: Labels, seed: int) -> float:
-    """The one of `PENALTIES` that is best in cross-validation on up to five folds of whole groups (n,)."""
-    _, labels = np.unique(group, return_inverse=True)
-    if labels.max() == 0:
-        labels = np.arange(y.size)
-    fold = np.random.default_rng(seed).permutation(labels.max() + 1)[labels] % RIDGE_FOLDS
+def ridge_penalty(X: Floats, y: Floats, weight: Floats, group: Labels, seed: int, folds: int = RIDGE_FOLDS) -> float:
+    """The one of `PENALTIES` that is best in cross-validation on up to `folds` folds of whole groups (n,)."""
     errors = np.zeros(PENALTIES.size)
-    for number in np.unique(fold):
-        inside = fold != number
-        candidates = ridge_coefficients(X[inside], y[inside], weight[inside], PENALTIES)
-        errors += weight[~inside] @ (X[~inside] @ candidates - y[~inside, None]) ** 2
+    for train, held in inner_folds(group, folds, np.random.default_rng(seed)):
+        candidates = ridge_coefficients(X[train], y[train], weight[train], PENALTIES)
+        errors += weight[held] @ (X[held] @ candidates - y[held, None]) ** 2
     return float(PENALTIES[np.argmin(errors)])
+
+
+class MeanBaseline(RegressorMixin, BaseEstimator):
+    """The weighted mean of the target, whatever the predictors.
+
+    Attributes
+    ----------
+    mean_ : float, units of y
+    n_features_in_ : int
+    """
+
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> MeanBaseline:
+        """Learn from y (n,); X (n, k) and `groups` change nothing."""
+        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        self.mean_ = float(np.average(values, weights=weight))
+        return self
+
+    def predict(self, X: ArrayLike) -> Floats:
+        """(n,) float64, units of y."""
+        check_is_fitted(self)
+        return np.full(len(validate_data(self, X, dtype=np.float64, reset=False)), self.mean_)
+
+    def __sklearn_tags__(self) -> Tags:
+        """It scores 0 by its nature."""
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True
+        return tags
+
+
+class RidgeBaseline(RegressorMixin, BaseEstimator):
+    """Ridge regression on standardised predictors; its penalty is chosen on five inner folds of whole groups.
+
+    Parameters
+    ----------
+    random_state : int, of the folds
+
+    Attributes
+    ----------
+    penalty_ : share of a standardised predictor's variance
+    coef_ : (k,), of standardised predictors and target; scaling_ : `samples.Scaling`
+    n_features_in_ : int
+    """
+
+    def __init__(self, random_state: int = 0):
+        self.random_state = random_state
+
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> RidgeBaseline:
+        """Learn from X (n, k), y (n,); `groups` (n,) are labels that inner folds keep whole, `sample_weight` (n,) >= 0."""
+        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
+        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        labels = group_labels(groups, len(table))
+        rows = merge_rows(table, values, weight, labels)
+        self.scaling_: Scaling = scaling_of(rows)
+        scaled = standardised(rows, self.scaling_)
+        names = getattr(self, "feature_names_in_", None)
+        group = implied_groups(scaled, self.random_state, names) if labels is None else scaled.group
+        self.penalty_ = ridge_penalty(scaled.X, scaled.y, scaled.weight, group, self.random_state)
+        self.coef_ = ridge_coefficients(scaled.X, scaled.y, scaled.weight, self.penalty_)
+        return self
+
+    def predict(self, X: ArrayLike) -> Floats:
+        """(n,) float64, units of y, for X (n, k)."""
+        check_is_fitted(self)
+        table = validate_data(self, X, dtype=np.float64, reset=False)
+        scaling = self.scaling_
+        return scaling.target_mean + scaling.target_scale * (((table - scaling.mean) / scaling.scale) @ self.coef_)

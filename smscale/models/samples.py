@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
+from smscale.models.places import place_groups
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -63,7 +65,7 @@ def merge_rows(X: Floats, y: Floats, weight: Floats, group: Labels | None) -> Sa
     table = np.column_stack([X, y, labels])[used]
     rows, where = np.unique(table, axis=0, return_inverse=True)
     if len(rows) < 2:
-        raise InputError(f"a network needs two distinct rows with weight; got {len(rows)} of {len(y)}")
+        raise InputError(f"training needs two distinct rows with weight; got {len(rows)} of {len(y)}")
     total = np.bincount(where.ravel(), weights=weight[used], minlength=len(rows))
     own: Labels = np.arange(len(rows), dtype=np.int64) if group is None else rows[:, -1].astype(np.int64)
     return Samples(np.ascontiguousarray(rows[:, :-2]), rows[:, -2].copy(), total.astype(np.float64), own)
@@ -98,31 +100,50 @@ def standardised(samples: Samples, scaling: Scaling) -> Samples:
     return Samples(x, y, samples.weight / samples.weight.mean(), samples.group)
 
 
-def implied_groups(samples: Samples, seed: int) -> Labels:
-    """Labels (n,) of clusters in predictor space, for who has no groups; each row its own where there are too few rows."""
+def implied_groups(samples: Samples, seed: int, names: Sequence[str] | None = None) -> Labels:
+    """Labels (n,) of what inner folds keep whole for who has no groups.
+
+    Places, where the predictors show them (`places.place_groups`; `names` are the k predictors', where known); else clusters
+    in predictor space; each row its own where there are too few rows. It depends on the rows of X and the seed, not on their
+    order nor, but for clusters, on their weights.
+    """
     from sklearn.cluster import KMeans
 
-    count = min(CLUSTERS, len(samples.y) // CLUSTER_ROWS, len(np.unique(samples.X, axis=0)))
+    found = place_groups(samples.X, seed, names)
+    if found is not None:
+        return found
+    rows, where = np.unique(samples.X, axis=0, return_inverse=True)
+    where = where.ravel()
+    count = min(CLUSTERS, len(samples.y) // CLUSTER_ROWS, len(rows))
     if count < 2:
         return np.arange(len(samples.y), dtype=np.int64)
-    found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(samples.X, sample_weight=samples.weight)
-    return found.labels_.astype(np.int64)
+    weight = np.bincount(where, weights=samples.weight)
+    clusters = KMeans(count, n_init=1, random_state=seed % 2**32).fit(rows, sample_weight=weight)
+    return clusters.labels_.astype(np.int64)[where]
+
+
+def deal(labels: Labels, folds: int, rng: np.random.Generator) -> Labels:
+    """Fold (n,) of each row: whole labels, the largest first (in random order of equals), each to the lightest fold."""
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = rng.permutation(counts.size)
+    order = order[np.argsort(-counts[order], kind="stable")]
+    load, owner = np.zeros(folds, np.int64), np.empty(counts.size, np.int64)
+    for label in order:
+        owner[label] = np.argmin(load)
+        load[owner[label]] += counts[label]
+    return owner[index.ravel()]
 
 
 def inner_folds(group: Labels, folds: int, rng: np.random.Generator) -> list[Fold]:
-    """(training, held-out) rows of each fold: shuffled groups, each given to the fold that has fewest rows so far.
+    """(training, held-out) rows of each fold of whole groups, dealt by `deal`.
 
     As many folds as there are groups where `folds` is more; one group alone is dealt row by row.
     """
-    labels, index, counts = np.unique(group, return_inverse=True, return_counts=True)
-    if labels.size == 1:
-        index, counts = np.arange(group.size), np.ones(group.size, np.int64)
-    folds = min(folds, counts.size)
-    owner, load = np.empty(counts.size, np.int64), np.zeros(folds, np.int64)
-    for label in rng.permutation(counts.size):
-        owner[label] = np.argmin(load)
-        load[owner[label]] += counts[label]
-    held = owner[index]
+    groups = np.unique(group).size
+    if groups == 1:
+        group, groups = np.arange(group.size, dtype=np.int64), group.size
+    folds = min(folds, groups)
+    held = deal(group, folds, rng)
     return [(np.flatnonzero(held != number), np.flatnonzero(held == number)) for number in range(folds)]
 
 

@@ -2,13 +2,15 @@
 
 Three layers, and no row is in two of them at once: a split's test side scores; its training side is what a model is given;
 the inner folds that the model makes of that (whole groups) choose generation, epoch, rounds and grid point. `choose_best`
-compares models by inner scores alone.
+compares models by inner scores alone. Beside the models stand two baselines, fitted on the same folds: the mean of the
+training rows, and a ridge regression.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +20,22 @@ from numpy.typing import ArrayLike, NDArray
 from smscale.errors import InputError
 from smscale.models import splits as splitting
 from smscale.models import zoo
-from smscale.models.forests import FOLDS, inner_folds
+from smscale.models.ridge import MeanBaseline, RidgeBaseline
+from smscale.models.samples import ROUNDING, group_labels, inner_folds
+from smscale.schema import VARIABLES
 
 Values = NDArray[np.floating[Any]]
 
 #: Scores of `score_fold`, in the order of the paper's and our tables.
 SCORES = ("rmse", "mae", "cc", "r2", "bias", "ubrmse", "sigma_ratio")
+#: What a model must beat to be worth its training.
+BASELINES = ("mean", "ridge")
+FOLDS = 5
+#: Chen et al. 2023, Remote Sens. 15, 4451, on their random 30 % of 8 670 samples, m3/m3: section 3.2 gives R2 ("0.76") and the mean
+#: absolute error of GABP ("0.03"), and that of the CNN at its 570th epoch ("0.0355"). They state no score of the random forest on
+#: samples; their figures of MAE against stations (figure 5) and table 2 (fusion) score maps, which these rows do not.
+PAPER = {("gabp", "random"): {"r2": 0.76, "mae": 0.03}, ("cnn", "random"): {"mae": 0.0355}}
+PAPER_SCORES = ("rmse", "mae", "cc", "r2")
 
 
 class Task(NamedTuple):
@@ -46,15 +58,30 @@ def fit_fold(
     groups: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     seed: int = 0,
+    records: Path | str | None = None,
 ) -> tuple[zoo.Model, float]:
     """A fitted model, and the seconds its fit took; a pure function of its arguments.
 
+    name : one of `zoo.MODELS` or `BASELINES`
     X_train (n, k), y_train (n,), groups (n,) labels that inner folds keep whole, sample_weight (n,).
+    records : folder that keeps the finished fits of a search, see `zoo.build`
+
+    Raises
+    ------
+    InputError : no row has weight
     """
-    model = zoo.build(name, settings, seed)
+    if sample_weight is not None and not np.any(np.asarray(sample_weight) > 0):
+        raise InputError(f"model {name}: none of its {len(np.asarray(y_train))} training rows has a weight above 0")
+    model = _built(name, settings, seed, records)
     start = time.perf_counter()
     model.fit(X_train, y_train, groups=groups, sample_weight=sample_weight)
     return model, time.perf_counter() - start
+
+
+def _built(name: str, settings: Mapping[str, Any] | None, seed: int, records: Path | str | None) -> zoo.Model:
+    if name in BASELINES:
+        return MeanBaseline() if name == "mean" else RidgeBaseline(seed)
+    return zoo.build(name, settings, seed, records)
 
 
 def score_fold(reference: ArrayLike, estimate: ArrayLike) -> dict[str, float]:
@@ -71,7 +98,7 @@ def score_fold(reference: ArrayLike, estimate: ArrayLike) -> dict[str, float]:
         return dict.fromkeys(SCORES, np.nan) | {"n": 0}
     error = b - a
     mse, bias = float(np.mean(error**2)), float(error.mean())
-    spread, spread_estimate = float(a.std()), float(b.std())
+    spread, spread_estimate = _spread(a), _spread(b)
     product = float(np.mean((a - a.mean()) * (b - b.mean())))
     return {
         "rmse": np.sqrt(mse),
@@ -85,16 +112,25 @@ def score_fold(reference: ArrayLike, estimate: ArrayLike) -> dict[str, float]:
     }
 
 
+def _spread(values: Values) -> float:
+    """Standard deviation; 0 where rounding alone spreads them."""
+    found = float(values.std())
+    return found if found > ROUNDING * float(np.abs(values).max()) else 0.0
+
+
 def plan_tasks(
     models: Mapping[str, Mapping[str, Any]],
     table: pd.DataFrame,
     splits: Mapping[str, splitting.Splitter],
     seed: int = 0,
+    baselines: Sequence[str] = (),
 ) -> list[Task]:
     """Every model on every fold of every split: independent tasks for `run_task`, in a fixed order.
 
-    models : name -> settings of `zoo.build`;  splits : name (a key of `splits.SPLITS`) -> splitter
+    models : name -> settings of `zoo.build`;  splits : name (a key of `splits.SPLITS`) -> splitter;  baselines : of `BASELINES`,
+    on the same folds, after the models
     """
+    models = {**models, **{name: {} for name in baselines}}
     folds = {name: list(splitter.split(table)) for name, splitter in splits.items()}
     return [
         Task(model, split, number, settings, train, test, seed)
@@ -107,15 +143,14 @@ def plan_tasks(
 def run_task(
     task: Task, table: pd.DataFrame, predictors: Sequence[str], target: str, blocks: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
-    """Predictions of one task's test rows: model, split, fold, row (in `table`), reference, estimate, fit_seconds.
+    """Predictions of one task's test rows: model, split, fold, row (in `table`), reference, estimate, unseen, fit_seconds.
 
-    Inner folds keep the blocks of the task's own split whole; `blocks` are settings of `splits.inner_groups`. The table's
-    `weight`, where it has one, weighs the training rows.
+    Inner folds keep the blocks of the task's own split whole (on a random split each row is its own), so that what is chosen
+    is chosen as it is scored; `blocks` are settings of `splits.inner_groups`. The table's `weight`, where it has one, weighs the
+    training rows. `unseen` (n,) bool: the row has a class that no training row has; it is predicted, and counted.
     """
     train, test = table.iloc[task.train], table.iloc[task.test]
-    groups = None
-    if task.split != "random":
-        groups = splitting.inner_groups(train, task.split, **(blocks or {}))
+    groups = splitting.inner_groups(train, task.split, **(blocks or {}))
     model, seconds = fit_fold(
         task.model,
         task.settings,
@@ -134,22 +169,64 @@ def run_task(
             "row": task.test,
             "reference": test[target].to_numpy(np.float64),
             "estimate": np.asarray(estimate, np.float64),
+            "unseen": unseen_classes(train, test, predictors),
             "fit_seconds": seconds,
         }
     )
 
 
+def unseen_classes(train: pd.DataFrame, test: pd.DataFrame, predictors: Sequence[str]) -> NDArray[np.bool_]:
+    """(n,) bool: a test row has a class (a predictor of the schema's kind "class", as land cover) that no training row has."""
+    found = np.zeros(len(test), dtype=bool)
+    for name in predictors:
+        if name in VARIABLES and VARIABLES[name].kind == "class":
+            found |= ~test[name].isin(train[name]).to_numpy()
+    return found
+
+
 def score_table(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """One row per model and split, in order of appearance: scores of all its folds' test rows together.
 
-    Columns model, split, `SCORES`, n, folds, fit_seconds (of all folds).
+    Columns model, split, `SCORES`, n, folds, fit_seconds (of all folds); where the predictions have it, unseen: rows of a class that
+    their fold's training rows lack.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (model, split), part in pd.concat(predictions).groupby(["model", "split"], sort=False):
         seconds = part.groupby("fold")["fit_seconds"].first()
         scores = score_fold(part["reference"], part["estimate"])
         rows.append({"model": model, "split": split, **scores, "folds": seconds.size, "fit_seconds": seconds.sum()})
+        if "unseen" in part:
+            rows[-1]["unseen"] = int(part["unseen"].sum())
     return pd.DataFrame(rows)
+
+
+def split_table(predictions: Sequence[pd.DataFrame], path: Path | str | None = None) -> pd.DataFrame:
+    """The training table: `score_table` with what the paper states beside it, NaN where it states nothing.
+
+    Further columns paper_rmse, paper_mae, paper_cc, paper_r2, on rows of the random split, as that is the paper's. Written as
+    CSV where a `path` is given.
+    """
+    table = score_table(predictions)
+    pairs = list(zip(table["model"], table["split"], strict=True))
+    for score in PAPER_SCORES:
+        table[f"paper_{score}"] = [PAPER.get(pair, {}).get(score, np.nan) for pair in pairs]
+    if path is not None:
+        table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    return table
+
+
+def split_gap(scores: pd.DataFrame) -> pd.DataFrame:
+    """What a random split hides: RMSE of each blocked split over that of the random one.
+
+    scores : of `score_table` or `split_table`. Columns model, random (its RMSE), then one a blocked split, in order of appearance; NaN
+    where a model lacks one. No rows where no model was scored on a random split.
+    """
+    wide = scores.pivot(index="model", columns="split", values="rmse").reindex(scores["model"].unique())
+    if "random" not in wide:
+        return pd.DataFrame({"model": [], "random": []})
+    blocked = [name for name in scores["split"].unique() if name != "random"]
+    ratios = wide[blocked].div(wide["random"], axis=0)
+    return pd.concat([wide["random"], ratios], axis=1).rename_axis(columns=None).reset_index()
 
 
 def evaluate_splits(
@@ -161,20 +238,21 @@ def evaluate_splits(
     splits: Mapping[str, splitting.Splitter],
     seed: int = 0,
     blocks: Mapping[str, Any] | None = None,
+    baselines: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """`score_table` of one model under several splits, here and now; `plan_tasks` and `run_task` do it piecewise.
+    """`score_table` of one model (and `baselines`) under several splits, here and now; `plan_tasks` and `run_task` do it piecewise.
 
     Raises
     ------
-    InputError : a row of the predictors or the target is not finite.
+    InputError : a row of the predictors or the target is not finite, or no row has weight.
     """
     check_table(table, [*predictors, target])
-    tasks = plan_tasks({name: settings or {}}, table, splits, seed)
+    tasks = plan_tasks({name: settings or {}}, table, splits, seed, baselines)
     return score_table([run_task(task, table, predictors, target, blocks) for task in tasks])
 
 
 def check_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Refuse a table that lacks a column or has a missing or infinite value in one."""
+    """Refuse a table that lacks a column, has a missing or infinite value in one, or weights (`weight`) that cannot be."""
     absent = [name for name in columns if name not in table]
     if absent:
         raise InputError(f"the sample table lacks {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
@@ -183,6 +261,14 @@ def check_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
     if bad:
         found = ", ".join(f"{name} in {count}" for name, count in bad.items())
         raise InputError(f"{found} of {len(table)} rows of the sample table is not finite; leave those rows out")
+    if "weight" in table:
+        weight = table["weight"].to_numpy(np.float64)
+        wrong = int((~(np.isfinite(weight) & (weight >= 0))).sum())
+        if wrong or not (weight > 0).any():
+            what = f"is negative or not finite in {wrong}" if wrong else "is above 0 in none"
+            raise InputError(
+                f"weight {what} of {len(table)} rows of the sample table; weights are numbers >= 0, some above 0"
+            )
 
 
 def inner_scores(
@@ -198,9 +284,12 @@ def inner_scores(
 
     groups (n,) stay whole, between and (by the models' own inner folds) inside them. Rows as `score_table`, split "inner".
     """
-    labels = None if groups is None else np.asarray(groups)
+    labels = group_labels(groups, len(X))
+    if folds < 2 or len(X) < 2:
+        raise InputError(f"inner scores need two rows and two folds; got {len(X)} rows, {folds} folds")
+    dealt = np.arange(len(X), dtype=np.int64) if labels is None else labels
     parts = []
-    for number, (train, test) in enumerate(inner_folds(len(X), labels, folds, seed)):
+    for number, (train, test) in enumerate(inner_folds(dealt, folds, np.random.default_rng(seed))):
         for name, settings in models.items():
             weight = None if sample_weight is None else sample_weight[train]
             inside = None if labels is None else labels[train]
@@ -212,17 +301,19 @@ def inner_scores(
     return score_table(parts)
 
 
-def choose_best(scores: Mapping[str, float] | pd.DataFrame) -> str:
+def choose_best(scores: Mapping[str, float] | pd.DataFrame, baselines: bool = False) -> str:
     """The model with the lowest inner RMSE, the first of equals: `inner_scores`' table or name -> RMSE.
+
+    baselines : they may be chosen too
 
     Raises
     ------
-    InputError : no score is finite.
+    InputError : no model's score is finite.
     """
     values = (
         dict(zip(scores["model"], scores["rmse"], strict=True)) if isinstance(scores, pd.DataFrame) else dict(scores)
     )
-    finite = {name: float(value) for name, value in values.items() if np.isfinite(value)}
-    if not finite:
+    able = {name: float(v) for name, v in values.items() if np.isfinite(v) and (baselines or name not in BASELINES)}
+    if not able:
         raise InputError(f"no model has a finite inner score to choose by; got {values}")
-    return min(finite, key=lambda name: finite[name])
+    return min(able, key=lambda name: able[name])

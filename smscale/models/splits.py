@@ -5,8 +5,9 @@ A random split leaks, since neighbours and neighbouring days sit on both sides (
 are the least that is taken without a word.
 
 Every splitter has `split(X, y=None, groups=None)` yielding (train, test) row numbers and `get_n_splits()`; X is the sample
-table (a DataFrame with the columns that the splitter names). All are deterministic for their seed, and no row is ever on
-both sides. Rows in a gap are on neither.
+table (a DataFrame with the columns that the splitter names), or, where X has predictors alone, `groups` is:
+`cross_val_score(model, X, y, cv=TimeBlockSplit(5), groups=table)`. All are deterministic for their seed, and no row is ever
+on both sides. Rows in a gap are on neither. Blocks do not depend on the order of the rows.
 """
 
 from __future__ import annotations
@@ -18,14 +19,21 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from smscale.errors import InputError, RecipeError
+from smscale.grid import EARTH_RADIUS_KM, EASE2_GRIDS
+from smscale.kernels.sphere import chord_points
+from smscale.models.samples import deal
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.intp]
 
 #: Least block sizes of the blocked splits: days, and coarse cells along a side.
 LEAST_DAYS, LEAST_CELLS = 10, 3
+#: Side of a coarse cell, km: what `cells` counts where a table has places but no grid.
+CELL_KM = EASE2_GRIDS[36][2] / 1000
+KM_PER_DEGREE = np.pi * EARTH_RADIUS_KM / 180
 
 
 class BlockError(InputError):
@@ -68,6 +76,7 @@ class RandomSplit(_Folds):
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
         """Yield row numbers of the training and of the test side."""
+        _at_least_two(self.n_splits, least=1)
         rows = len(X)
         test = int(np.ceil(self.fraction * rows))
         if not 0 < test < rows:
@@ -83,7 +92,7 @@ class TimeBlockSplit(_Folds):
 
     Blocks count from the table's first day; every `n_splits`-th is tested together, so that a fold sees all seasons.
 
-    days : length of a block, at least ten
+    days : length of a block, at least ten; a last one of less than half of that belongs to the one before
     gap : days between the two sides; 0 lets neighbours touch
     """
 
@@ -92,8 +101,8 @@ class TimeBlockSplit(_Folds):
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
         """Yield row numbers of the training and of the test side; reads `local_date`."""
-        day = _days(X)
-        block = time_blocks(X, self.days)
+        table = _table(X, groups)
+        day, block = _days(table), time_blocks(table, self.days)
         _enough(np.unique(block).size, self.n_splits, f"time blocks of {self.days} days", "days")
         fold = np.unique(block, return_inverse=True)[1] % self.n_splits
         for number in range(self.n_splits):
@@ -105,33 +114,40 @@ class TimeBlockSplit(_Folds):
 class SpaceBlockSplit(_Folds):
     """Folds of square blocks of coarse cells; training cells within `gap` cells of a test cell are left out.
 
+    Rows that have no `row` and `col` but longitude and latitude (stations) go by squares as large, in km.
+
     cells : side of a block in coarse cells, at least three
-    gap : cells between the two sides (along row or column, whichever is more); 0 lets neighbours touch
+    gap : cells between the two sides (along row or column, whichever is more; their size in km for stations); 0 lets
+        neighbours touch
     """
 
     cells: int = LEAST_CELLS
     gap: int = 0
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
-        """Yield row numbers of the training and of the test side; reads `row` and `col`."""
-        fold = _dealt(space_blocks(X, self.cells), self.n_splits, self.seed, f"blocks of {self.cells} coarse cells")
+        """Yield row numbers of the training and of the test side; reads `row` and `col`, or `longitude` and `latitude`."""
+        table = _table(X, groups)
+        fold = _dealt(space_blocks(table, self.cells), self.n_splits, self.seed, f"blocks of {self.cells} coarse cells")
         for number in range(self.n_splits):
             test = fold == number
-            yield _sides(~_near_in_space(X, test, self.gap), test)
+            yield _sides(~_near_in_space(table, test, self.gap), test)
 
 
 @dataclass(frozen=True)
 class StationBlockSplit(_Folds):
     """Folds of whole stations (or whatever `column` holds): no station is on both sides.
 
-    column : column of the labels; where `split` gets `groups`, those are taken instead
+    column : column of the labels; where `split` gets `groups` (n,), those are taken instead
     """
 
     column: str = "station"
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
         """Yield row numbers of the training and of the test side."""
-        labels = _column(X, self.column) if groups is None else np.asarray(groups)
+        table = _table(X, groups)
+        labels = (
+            _column(table, self.column) if groups is None or table is groups else _known(np.asarray(groups), "groups")
+        )
         fold = _dealt(_codes(labels), self.n_splits, self.seed, f"groups of {self.column}")
         for number in range(self.n_splits):
             yield _sides(fold != number, fold == number)
@@ -149,9 +165,10 @@ class SpaceTimeSplit(_Folds):
     gap: int = 3
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
-        """Yield row numbers of the training and of the test side; reads `row`, `col` and `local_date`."""
-        space = SpaceBlockSplit(self.n_splits, self.seed, self.cells).split(X)
-        time = TimeBlockSplit(self.n_splits, self.seed, self.days, self.gap).split(X)
+        """Yield row numbers of the training and of the test side; reads what SpaceBlockSplit and TimeBlockSplit read."""
+        table = _table(X, groups)
+        space = SpaceBlockSplit(self.n_splits, self.seed, self.cells).split(table)
+        time = TimeBlockSplit(self.n_splits, self.seed, self.days, self.gap).split(table)
         for (space_train, space_test), (time_train, time_test) in zip(space, time, strict=True):
             train, test = np.intersect1d(space_train, time_train), np.intersect1d(space_test, time_test)
             if not train.size or not test.size:
@@ -206,25 +223,67 @@ def inner_groups(
 
 
 def time_blocks(table: pd.DataFrame, days: int) -> Labels:
-    """Number (n,) of each row's block of `days` local dates, from 0 on the table's first date."""
+    """Number (n,) of each row's block of `days` local dates, from 0 on the table's first date.
+
+    A last block of less than half of `days` is part of the one before.
+    """
     if days < LEAST_DAYS:
         raise BlockError(f"time blocks must last at least {LEAST_DAYS} days; got {days}")
     day = _days(table)
-    return (day - day.min()) // days
+    since = day - day.min()
+    whole, rest = divmod(int(since.max()) + 1, days)
+    last = whole if 2 * rest >= days or whole == 0 else whole - 1
+    return np.minimum(since // days, last)
 
 
 def space_blocks(table: pd.DataFrame, cells: int) -> Labels:
-    """Label (n,) of each row's square of `cells` by `cells` coarse cells, anchored on the grid's first cell."""
+    """Label (n,) of each row's square of `cells` by `cells` coarse cells, anchored on the grid's first cell.
+
+    Without `row` and `col`: of each row's square of as many km, in bands of latitude counted from the equator, in each from
+    180 degrees west.
+    """
     if cells < LEAST_CELLS:
         raise BlockError(f"space blocks must be at least {LEAST_CELLS} coarse cells wide; got {cells}")
-    row, col = (_column(table, name).astype(np.int64) // cells for name in ("row", "col"))
-    return _codes(row * (np.abs(col).max() + 1) + col)
+    if on_grid(table):
+        row, col = (_column(table, name).astype(np.int64) // cells for name in ("row", "col"))
+    else:
+        row, col = _squares(_column(table, "longitude"), _column(table, "latitude"), cells * CELL_KM)
+    return _codes((row - row.min()) * (np.ptp(col) + 1) + col - col.min())
+
+
+def on_grid(table: Any) -> bool:
+    """The table has rows and columns of a grid, and not stations' longitudes and latitudes alone."""
+    names = getattr(table, "columns", ())
+    return ("row" in names and "col" in names) or not ("longitude" in names and "latitude" in names)
+
+
+def _squares(lon: NDArray[Any], lat: NDArray[Any], side: float) -> tuple[Labels, Labels]:
+    """Band of latitude and square in it (n,), `side` km wide, of longitudes and latitudes in degrees."""
+    height = side / KM_PER_DEGREE
+    band = np.floor(lat.astype(np.float64) / height).astype(np.int64)
+    shrink = np.cos(np.deg2rad(np.clip((band + 0.5) * height, -89.0, 89.0)))
+    return band, np.floor((lon.astype(np.float64) + 180) % 360 * shrink / height).astype(np.int64)
+
+
+def _table(X: Any, groups: Any) -> Any:
+    """What has the columns: `groups` where it is a DataFrame, else X."""
+    return groups if hasattr(groups, "columns") else X
 
 
 def _column(table: Any, name: str) -> NDArray[Any]:
     if not hasattr(table, "columns") or name not in table.columns:
         raise InputError(f"the split needs the table's column {name!r}; pass the sample table as X")
-    return np.asarray(table[name])
+    return _known(np.asarray(table[name]), name)
+
+
+def _known(labels: NDArray[Any], name: str) -> NDArray[Any]:
+    missing = int(pd.isna(labels).sum())
+    if labels.dtype.kind == "f":
+        missing += int(np.isinf(labels).sum())
+    if missing or not labels.size:
+        what = f"{missing} of {labels.size} rows have no {name}" if missing else "the table has no rows"
+        raise InputError(f"{what}: no split can place them; leave those rows out, or give them one")
+    return labels
 
 
 def _days(table: Any) -> Labels:
@@ -235,25 +294,24 @@ def _codes(labels: NDArray[Any]) -> Labels:
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
+def _at_least_two(folds: int, least: int = 2) -> None:
+    if folds < least:
+        raise BlockError(f"n_splits must be at least {least}; got {folds}")
+
+
 def _enough(blocks: int, folds: int, what: str, setting: str) -> None:
-    if folds < 2 or blocks < folds:
+    _at_least_two(folds)
+    if blocks < folds:
+        fewer = f"ask for n_splits of 2 to {blocks}, or" if blocks > 1 else "nothing can be held out:"
         raise BlockError(
-            f"{folds} folds need at least two and as many blocks; the table has {blocks} {what}: "
-            f"ask for n_splits of 2 to {max(blocks, 2)}, or widen the {setting} of the table"
+            f"{folds} folds need as many blocks; the table has {blocks} {what}: {fewer} widen its {setting}"
         )
 
 
 def _dealt(labels: Labels, folds: int, seed: int, what: str) -> Labels:
-    """Fold (n,) of each row: blocks in random order within equal sizes, the largest first, to the lightest fold."""
-    counts = np.bincount(labels)
-    _enough(counts.size, folds, what, "region")
-    order = np.random.default_rng(seed).permutation(counts.size)
-    order = order[np.argsort(-counts[order], kind="stable")]
-    load, fold_of = np.zeros(folds, np.int64), np.empty(counts.size, np.int64)
-    for block in order:
-        fold_of[block] = np.argmin(load)
-        load[fold_of[block]] += counts[block]
-    return fold_of[labels]
+    """Fold (n,) of each row of labels (n,) counted from 0, dealt by `samples.deal`; BlockError where they are too few."""
+    _enough(int(labels.max()) + 1, folds, what, "region")
+    return deal(labels, folds, np.random.default_rng(seed))
 
 
 def _near_in_time(day: Labels, test: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
@@ -264,7 +322,10 @@ def _near_in_time(day: Labels, test: NDArray[np.bool_], gap: int) -> NDArray[np.
 
 
 def _near_in_space(table: Any, test: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
-    """(n,) bool: the row's cell is a test row's, or at most `gap` rows and columns from one."""
+    """(n,) bool: the row's cell is a test row's, or at most `gap` rows and columns (or as many cells' km) from one."""
+    if not on_grid(table):
+        points = chord_points(_column(table, "longitude"), _column(table, "latitude"))
+        return test | (cKDTree(points[test]).query(points)[0] <= gap * CELL_KM)
     row, col = (_column(table, name).astype(np.int64) for name in ("row", "col"))
     row, col = row - row.min() + gap, col - col.min() + gap
     near = np.zeros((row.max() + gap + 1, col.max() + gap + 1), dtype=bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,9 +17,25 @@ from smscale.errors import RecipeError
 MODELS = ("gabp", "cnn", "rf", "xgb")
 #: What the grids of the forests may search.
 GRID_NAMES = {
-    "rf": ("max_depth", "max_features", "max_leaf_nodes", "max_samples", "min_samples_leaf", "min_samples_split"),
-    "xgb": ("max_depth", "min_child_weight", "learning_rate", "subsample", "colsample_bytree", "reg_lambda", "rounds"),
+    "rf": (
+        "base", "columns", "max_depth", "max_features", "max_leaf_nodes", "max_samples", "min_samples_leaf", "min_samples_split",
+    ),
+    "xgb": (
+        "base", "columns", "max_depth", "min_child_weight", "learning_rate", "subsample", "colsample_bytree", "reg_lambda", "rounds",
+    ),
+}  # fmt: skip
+GRID_WORDS = {"base": ("mean", "ridge"), "columns": ("all", "varying")}
+#: Of a forest's settings: least whole numbers, and words.
+LEAST = {"trees": 1, "rounds": 1, "folds": 2, "candidates": 1}
+WORDS: dict[str, tuple[Any, ...]] = {
+    "how": ("grid", "random"),
+    "validation": ("blocks", "rows"),
+    "distributed": ("auto", True, False),
 }
+#: What a recipe's `search` may say.
+SEARCH_NAMES = ("how", "space", "candidates", "folds", "calls")
+#: Arguments that are given here, not in recipes.
+NOT_IN_RECIPES = {"random_state", "records", "progress"}
 
 
 class Model(Protocol):
@@ -35,15 +52,25 @@ class Model(Protocol):
         ...
 
 
-def build(name: str, settings: Mapping[str, Any] | None = None, seed: int = 0) -> Model:
+def build(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    records: Path | str | None = None,
+    progress: bool = False,
+) -> Model:
     """An unfitted model.
 
     Parameters
     ----------
     name : "gabp", "cnn", "rf" or "xgb"
-    settings : arguments of GABPRegressor, CNNRegressor, TunedForest or TunedXGB; for the networks `preset: paper` starts
-        from the paper's settings, which the others then change
+    settings : arguments of GABPRegressor, CNNRegressor, TunedForest or TunedXGB; `preset: paper` starts from the paper's
+        settings, which the others then change; `search` asks for a search over others of them, on inner folds:
+        {how: grid | random | hyperband, space: {name: values}, candidates: of a random search, folds, calls: of Hyperband's
+        longest run}
     seed : random_state
+    records : folder in which a search keeps its finished fits, so that it goes on where it was killed; None keeps none
+    progress : a search shows a bar on stderr
 
     Raises
     ------
@@ -52,35 +79,113 @@ def build(name: str, settings: Mapping[str, Any] | None = None, seed: int = 0) -
     if name not in MODELS:
         raise RecipeError(f"model {name!r} is unknown; expected one of {', '.join(MODELS)}")
     chosen = dict(settings or {})
+    wanted = chosen.pop("search", None)
     preset = chosen.pop("preset", "best")
     kind = _estimator(name)
     if preset not in ("best", "paper") or (preset == "paper" and not hasattr(kind, "paper")):
-        raise RecipeError(f"model {name!r} has no preset {preset!r}; expected best, or paper for gabp and cnn")
+        raise RecipeError(f"model {name!r} has no preset {preset!r}; expected best, or paper for gabp, cnn and rf")
     model = kind.paper() if preset == "paper" else kind()  # type: ignore[attr-defined]
-    known = sorted(set(model.get_params(deep=False)) - {"random_state"})
-    unknown = sorted(set(chosen) - set(known))
-    if unknown:
-        raise RecipeError(f"model {name!r} has no setting {', '.join(unknown)}; it takes {', '.join(known)}")
+    searching = name in GRID_NAMES
+    if wanted is not None and searching:
+        chosen |= _own_search(name, wanted, chosen)
+    _refuse_unknown(name, chosen, model)
+    if searching:
+        chosen |= {"records": records, "progress": progress}
+    model.set_params(**chosen, random_state=seed)
+    if wanted is not None and not searching:
+        return _searched(name, wanted, model, seed, records, progress)
+    return model
+
+
+def fitted(model: Any) -> Any:
+    """The estimator that a search fitted and kept, or the model itself: what traces and artefacts are made from."""
+    from smscale.models.search import Searched
+
+    return model.best_estimator_ if isinstance(model, Searched) else model
+
+
+def _searched(name: str, wanted: Any, model: Any, seed: int, records: Any, progress: bool) -> Model:
+    from smscale.models.search import Searched
+
+    how = _checked_search(name, wanted)
+    for key, values in how["space"].items():
+        for value in values:
+            _refuse_unknown(name, {key: value}, model, where=f"models.{name}.search.space")
+    if how.get("how") == "hyperband" and not hasattr(model, "partial_fit"):
+        raise RecipeError(f"models.{name}.search.how: hyperband needs a model with partial_fit; use grid or random")
+    return Searched(model, **how, records=records, progress=progress, random_state=seed)
+
+
+def _own_search(name: str, wanted: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """A search over a forest's settings is the one that it does anyway."""
+    how = _checked_search(name, wanted)
+    how["grid"] = how.pop("space")
+    if twice := sorted(set(how) & set(chosen)):
+        raise RecipeError(f"models.{name}: {', '.join(twice)} stands in search and beside it; expected one of them")
+    if how.get("how") == "hyperband" or "calls" in how:
+        raise RecipeError(f"models.{name}.search.how: hyperband needs a model with partial_fit; use grid or random")
+    return how
+
+
+def _checked_search(name: str, wanted: Any) -> dict[str, Any]:
+    from smscale.models.search import WAYS
+
+    where = f"models.{name}.search"
+    if not isinstance(wanted, Mapping) or "space" not in wanted:
+        raise RecipeError(f"{where}: found {wanted!r}, expected space (lists of values by name) and how it is searched")
+    if unknown := sorted(set(wanted) - set(SEARCH_NAMES)):
+        raise RecipeError(f"{where}: {', '.join(unknown)} is unknown; expected among {', '.join(SEARCH_NAMES)}")
+    space = wanted["space"]
+    if not isinstance(space, Mapping) or not space or not _are_lists(space):
+        raise RecipeError(f"{where}.space: found {space!r}, expected lists of values by name")
+    if wanted.get("how", "grid") not in WAYS:
+        raise RecipeError(f"{where}.how: found {wanted['how']!r}, expected one of {', '.join(WAYS)}")
+    for key, least in (("candidates", 1), ("folds", 2), ("calls", 3)):
+        value = wanted.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise RecipeError(f"{where}.{key}: found {value!r}, expected a whole number of at least {least}")
+    return {key: value for key, value in wanted.items() if key != "space"} | {
+        "space": {key: list(values) for key, values in space.items()}
+    }
+
+
+def _are_lists(space: Mapping[str, Any]) -> bool:
+    return all(isinstance(values, list | tuple) and values for values in space.values())
+
+
+def _refuse_unknown(name: str, chosen: Mapping[str, Any], model: Any, where: str | None = None) -> None:
+    """Refuse settings that the model does not have, or that are of another kind than its own."""
+    where = where or f"models.{name}"
+    defaults = model.get_params(deep=False)
+    known = sorted(set(defaults) - NOT_IN_RECIPES)
+    if unknown := sorted(set(chosen) - set(known)):
+        prefix = f"model {name!r}" if where == f"models.{name}" else where
+        raise RecipeError(f"{prefix} has no setting {', '.join(unknown)}; it takes {', '.join(known)}")
     for key, value in chosen.items():
-        _refuse_other_kind(name, key, value, model.get_params(deep=False)[key])
-    return model.set_params(**chosen, random_state=seed)
+        _refuse_other_kind(name, where, key, value, defaults[key])
 
 
-def _refuse_other_kind(model: str, key: str, value: Any, default: Any) -> None:
-    """Numbers where the default is one, at least 1 in a forest; lists of values in a grid."""
+def _refuse_other_kind(model: str, where: str, key: str, value: Any, default: Any) -> None:
+    """Numbers where the default is one, enough of them in a forest; lists of values in a grid; known words."""
     if isinstance(default, int | float) and not isinstance(default, bool):
         if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise RecipeError(f"models.{model}.{key}: found {value!r}, expected a number")
-        if key == "trees" and value is not None and value < 1:
-            raise RecipeError(f"models.{model}.{key}: found {value!r}, expected at least 1")
+            raise RecipeError(f"{where}.{key}: found {value!r}, expected a number")
+        least = LEAST.get(key) if model in GRID_NAMES else None
+        if least is not None and (value is None or value < least or value != int(value)):
+            raise RecipeError(f"{where}.{key}: found {value!r}, expected at least {least}")
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise RecipeError(f"{where}.{key}: found {value!r}, expected true or false")
+    if model in GRID_NAMES and key in WORDS and value not in WORDS[key]:
+        raise RecipeError(f"{where}.{key}: found {value!r}, expected {' or '.join(map(str, WORDS[key]))}")
     if key == "grid" and value is not None:
-        if not isinstance(value, Mapping) or not all(isinstance(v, list | tuple) and v for v in value.values()):
-            raise RecipeError(f"models.{model}.grid: found {value!r}, expected lists of values by name")
+        if not isinstance(value, Mapping) or not value or not _are_lists(value):
+            raise RecipeError(f"{where}.grid: found {value!r}, expected lists of values by name")
         known = GRID_NAMES[model]
         if unknown := sorted(set(value) - set(known)):
-            raise RecipeError(
-                f"models.{model}.grid: {', '.join(unknown)} is unknown; expected among {', '.join(known)}"
-            )
+            raise RecipeError(f"{where}.grid: {', '.join(unknown)} is unknown; expected among {', '.join(known)}")
+        for name, words in GRID_WORDS.items():
+            if wrong := [word for word in value.get(name, ()) if word not in words]:
+                raise RecipeError(f"{where}.grid.{name}: found {wrong[0]!r}, expected {' or '.join(words)}")
 
 
 def _estimator(name: str) -> type[Any]:
@@ -93,9 +198,13 @@ def _estimator(name: str) -> type[Any]:
         from smscale.models.cnn import CNNRegressor
 
         return CNNRegressor
-    from smscale.models.forests import TunedForest, TunedXGB
+    if name == "rf":
+        from smscale.models.forests import TunedForest
 
-    return {"rf": TunedForest, "xgb": TunedXGB}[name]
+        return TunedForest
+    from smscale.models.boosting import TunedXGB
+
+    return TunedXGB
 
 
 def importances(
@@ -118,8 +227,9 @@ def importances(
     Returns
     -------
     DataFrame indexed by `feature`, highest permutation importance first: `impurity` (share of the variance reduction in a
-    random forest, or of the total gain in XGBoost; NaN for networks), `permutation` and `permutation_std` (rise of the RMSE, units
-    of y, when the predictor is shuffled).
+    random forest, or of the total gain in XGBoost; of its trees alone, which may stand on a ridge, and 0 for predictors
+    that they do not see; NaN for networks), `permutation` and `permutation_std` (rise of the RMSE, units of y, when the
+    predictor is shuffled; of the whole model).
     """
     drawn = np.arange(len(X))
     if len(X) > rows:
@@ -129,7 +239,7 @@ def importances(
     )
     table = pd.DataFrame(
         {
-            "impurity": _impurity(getattr(model, "best_estimator_", model), len(features)),
+            "impurity": _impurity(model, len(features)),
             "permutation": found.importances_mean,
             "permutation_std": found.importances_std,
         },
@@ -139,6 +249,12 @@ def importances(
 
 
 def _impurity(model: Any, predictors: int) -> NDArray[np.float64]:
+    while hasattr(model, "best_estimator_"):
+        model = model.best_estimator_
+    if hasattr(model, "columns_") and hasattr(model, "trees_"):
+        values = np.zeros(predictors)
+        values[model.columns_] = _impurity(model.trees_, model.columns_.size)
+        return values
     if hasattr(model, "booster_"):
         gain = model.booster_.get_score(importance_type="total_gain")
         values = np.array([gain.get(f"f{number}", 0.0) for number in range(predictors)], np.float64)

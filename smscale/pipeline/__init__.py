@@ -77,7 +77,7 @@ def run(
                 if workspace.finished(name) != before or before is None:
                     say(f"{name:<10} done in {time.perf_counter() - start:.0f} s\n")
         if "evaluate" in reports:
-            _summarise(workspace, reports["evaluate"], say)
+            _summarise(recipe, workspace, reports["evaluate"], say)
         return reports
 
 
@@ -120,6 +120,10 @@ def _stages(recipe: Recipe) -> dict[str, Callable[[Run], dict[str, Any]]]:
         from smscale.pipeline import recovery
 
         return recovery.stages(recipe)
+    if recipe.table is not None:
+        from smscale.pipeline import tabular
+
+        return tabular.stages(recipe)
     from smscale.pipeline.downscale import downscale
     from smscale.pipeline.evaluate import evaluate
     from smscale.pipeline.fuse import fuse
@@ -225,15 +229,20 @@ def _is_other_world(world_file: Path, out: Path) -> bool:
         return False
 
 
-def _summarise(workspace: Workspace, report: dict[str, Any], say: Say) -> None:
+def _summarise(recipe: Recipe, workspace: Workspace, report: dict[str, Any], say: Say) -> None:
     """The table of scores, and where things are."""
     from smscale.evaluate import format_table
 
-    columns = ("source", "rmse", "mae", "cc", "bias", "ubrmse", "n")
-    for title, rows in (
-        ("At held-out stations", report.get("scores")),
-        ("Against the truth on the fine grid", report.get("truth")),
+    columns = ("rmse", "mae", "cc", "bias", "ubrmse", "n")
+    for title, labels, key in (
+        ("At held-out stations", ("source",), "scores"),
+        ("Against the truth on the fine grid", ("source",), "truth"),
+        ("On rows that no model was trained on", ("split", "model"), "splits"),
     ):
-        if rows:
-            say(f"\n{title}\n{format_table([{k: row[k] for k in columns} for row in rows])}\n")
-    say(f"\nfinal map  {report['final']} in {workspace.maps_path}\nreport     {workspace.report / 'index.html'}\n")
+        if rows := report.get(key):
+            say(f"\n{title}\n{format_table([{k: row[k] for k in (*labels, *columns)} for row in rows])}\n")
+    if recipe.table is None:
+        say(f"\nfinal map  {report['final']} in {workspace.maps_path}")
+    else:
+        say(f"\nbest model {report['best']} in {workspace.model(report['best'])}")
+    say(f"\nreport     {workspace.report / 'index.html'}\n")

@@ -174,9 +174,7 @@ def _predict(
     given = [planes[name] + hide if i == 0 else planes[name] for i, name in enumerate(predictor.features)]
     values = predictor.predict_planes(given)
     status = missing.copy()
-    outside = np.zeros(missing.shape, bool)
-    for plane, (least, most) in zip(given, predictor.training_range, strict=True):
-        outside |= (plane < least) | (plane > most)
+    outside = predictor.outside_planes(given)
     valid = np.isfinite(values)
     status[outside & valid] |= np.uint32(Status.OUTSIDE_TRAINING_RANGE)
     clipped = valid & ((values < bounds[0]) | (values > bounds[1]))

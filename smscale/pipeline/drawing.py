@@ -48,6 +48,42 @@ def lst_flow(ingest: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def draw_training(trained: Mapping[str, Any], folder: Path, units: str = "m³ m⁻³") -> list[tuple[str, str, str]]:
+    """Figures of a train report: (file, title, caption) of the splits compared, the importances and the training curves."""
+    from smscale.evaluate import figures as draw
+
+    drawn = []
+    if trained.get("splits"):
+        label = f"RMSE ({units})" if units else "RMSE"
+        splits = pd.DataFrame(trained["splits"])
+        draw.split_bars(splits, folder / "splits.png", label=label, title="Scores by split")
+        caption = "A random split promises what no new place or time will hold; blocked splits say what a model knows."
+        drawn.append(("splits.png", "Scores by split", caption))
+    columns = {name: pd.Series(found["permutation"]) for name, found in trained["importances"].items()}
+    table = pd.DataFrame(columns).astype(float)
+    draw.importance_bars(
+        table, folder / "importances.png", label="permutation importance", title="What the models lean on"
+    )
+    drawn.append(("importances.png", "Importances", "Loss of skill on validation rows when one predictor is shuffled."))
+    return [*drawn, *draw_curves(trained["traces"], folder)]
+
+
+def draw_curves(traces: Mapping[str, Any], folder: Path) -> list[tuple[str, str, str]]:
+    """The figure of training curves, by model and title; none where no model kept any."""
+    from smscale.evaluate import figures as draw
+
+    panels = {}
+    for model, found in traces.items():
+        for title, curves in found.items():
+            frame = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in curves.items()})
+            frame.index.name, frame.attrs["label"] = TRACES.get(title, ("epoch", "mean square error"))
+            panels[f"{draw.label_of(model)}: {title}"] = frame.dropna(axis=1, how="all")
+    if not panels:
+        return []
+    draw.training_curves(panels, folder / "training.png", title="Training")
+    return [("training.png", "Training", "Fitness of the genetic algorithm by generation, error by step or epoch.")]
+
+
 class Drawing:
     """The report's figures."""
 
@@ -66,8 +102,7 @@ class Drawing:
             self._mean_maps(),
             self._flow(),
             self._correlations(),
-            self._importances(),
-            *self.training(),
+            *draw_training(self.reports["train"], self.folder),
         ]
         if table is not None and len(table):
             figures += [
@@ -134,28 +169,6 @@ class Drawing:
             "Correlations",
             "Pearson correlation of each predictor with SMAP soil moisture; black: p > 0.05.",
         )
-
-    def _importances(self) -> tuple[str, str, str]:
-        columns = {
-            name: pd.Series(found["permutation"]) for name, found in self.reports["train"]["importances"].items()
-        }
-        table = pd.DataFrame(columns).astype(float)
-        self.draw.importance_bars(
-            table, self.folder / "importances.png", label="permutation importance", title="What the models lean on"
-        )
-        return "importances.png", "Importances", "Loss of skill on validation rows when one predictor is shuffled."
-
-    def training(self) -> list[tuple[str, str, str]]:
-        panels = {}
-        for model, traces in self.reports["train"]["traces"].items():
-            for title, curves in traces.items():
-                frame = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in curves.items()})
-                frame.index.name, frame.attrs["label"] = TRACES.get(title, ("epoch", "mean square error"))
-                panels[f"{self.draw.label_of(model)}: {title}"] = frame.dropna(axis=1, how="all")
-        if not panels:
-            return []
-        self.draw.training_curves(panels, self.folder / "training.png", title="Training")
-        return [("training.png", "Training", "Fitness of the genetic algorithm by generation, error by step or epoch.")]
 
     def _boxes(self, table: pd.DataFrame) -> tuple[str, str, str]:
         self.draw.box_plot(self._series(table), self.folder / "box.png", title="Distribution at the stations")

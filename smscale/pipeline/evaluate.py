@@ -89,7 +89,8 @@ def _metrics(
     metrics: dict[str, Any] = {
         "name": run.recipe.name,
         "models": {
-            k: reports["train"][k] for k in ("rows", "validation", "training", "inner", "splits", "best", "chosen")
+            k: reports["train"][k]
+            for k in ("rows", "validation", "training", "inner", "splits", "gap", "best", "chosen", "blocks")
         },
         "fusion": {k: v for k, v in reports["fuse"].items() if k != "status"},
         "samples": reports["match"]["flow"],

@@ -14,7 +14,8 @@ import pandas as pd
 import yaml
 
 import smscale
-from smscale.evaluate import write_report
+from smscale.evaluate import Table, write_report
+from smscale.evaluate.report import SOIL_MOISTURE
 from smscale.pipeline.drawing import Drawing
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
@@ -64,8 +65,8 @@ def write_page(
     )
 
 
-def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
-    tables: list[tuple[str, str, Any]] = []
+def _tables(metrics: Mapping[str, Any]) -> list[Table | tuple[str, str, Any]]:
+    tables: list[Table | tuple[str, str, Any]] = []
     if "stations" in metrics:
         stations = metrics["stations"]
         tables.append(
@@ -97,24 +98,7 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
                 _short(metrics["truth"]["shared_cells"]),
             )
         )
-    models = metrics["models"]
-    note = f"Rows that chose nothing ({models['rows']['validation']} of {sum(models['rows'].values())} samples)."
-    tables.append(("Models at 36 km, validation", note, pd.DataFrame(models["validation"])))
-    tables.append(
-        (
-            "Models at 36 km, inner folds",
-            f"What the best model ({models['best']}) was chosen by.",
-            pd.DataFrame(models["inner"]),
-        )
-    )
-    if models["splits"]:
-        tables.append(
-            (
-                "Models at 36 km, by split",
-                "A random split leaks: neighbours and neighbouring days sit on both sides. Blocked splits say what a model knows of new places and times.",
-                pd.DataFrame(models["splits"]),
-            )
-        )
+    tables += model_tables(metrics["models"])
     if metrics["fusion"].get("leave_one_out_rmse"):
         rows = [
             {"source": k.removeprefix("soil_moisture_"), "leave-one-station-out rmse": v}
@@ -130,7 +114,27 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     return tables
 
 
-def _quality_tables(ingest: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+def model_tables(models: Mapping[str, Any], units: str = SOIL_MOISTURE) -> list[Table]:
+    """What a train report says of its models: validation, inner folds, splits."""
+    note = f"Rows that chose nothing ({models['rows']['validation']} of {sum(models['rows'].values())} samples)."
+    inner = f"What the best model ({models['best']}) was chosen by."
+    tables = [
+        Table("Models, validation", note, pd.DataFrame(models["validation"]), None, units),
+        Table("Models, inner folds", inner, pd.DataFrame(models["inner"]), None, units),
+    ]
+    if models["splits"]:
+        note = (
+            "A random split leaks: neighbours and neighbouring days sit on both sides. Blocked splits say what a model knows of "
+            "new places and times. Ridge regression and the mean are there to compare with."
+        )
+        tables.append(Table("Models by split", note, pd.DataFrame(models["splits"]), "split", units))
+    if models["gap"]:
+        note = f"RMSE of each split as a multiple of the random one's, which leaks. Sizes: {models['blocks']}."
+        tables.append(Table("How far a random split flatters", note, pd.DataFrame(models["gap"])))
+    return tables
+
+
+def _quality_tables(ingest: Mapping[str, Any]) -> list[Table | tuple[str, str, Any]]:
     """What quality control took, of SMAP's cells and of the fine products' pixels."""
     smap = dict(ingest["smap"]["quality"])
     total = smap.pop("retrieved", 0)
@@ -139,7 +143,7 @@ def _quality_tables(ingest: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
         for reason, count in smap.items()
         if count and reason != "cells"
     ]
-    tables = []
+    tables: list[Table | tuple[str, str, Any]] = []
     if total:
         note = f"Each of {total} retrievals under the first reason that holds; kept ones are the rest."
         tables.append(("Quality control of SMAP", note, pd.DataFrame(rows)))

@@ -8,7 +8,6 @@ cubic interpolation of the coarse field are what all of them must be compared wi
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,28 +25,28 @@ from scipy import ndimage
 
 from smscale import schema, store
 from smscale.blocks import Task, spans
-from smscale.config import Recipe, Split
+from smscale.config import Recipe, with_environment
 from smscale.cube import static_layers
 from smscale.errors import InputError, RecipeError
 from smscale.evaluate import score_table, write_report
 from smscale.features.upscale import upscale
 from smscale.grid import EASE2_GRIDS, Grid, authalic_q, ease2_forward
-from smscale.models import save_model, selection, splits
-from smscale.models.zoo import importances
+from smscale.models import save_model, selection, splits, zoo
 from smscale.pipeline.downscale import downscale, map_template, status_counts
-from smscale.pipeline.drawing import Drawing
+from smscale.pipeline.drawing import draw_curves
 from smscale.pipeline.layout import COARSE_KM, Layout
 from smscale.pipeline.match import match
 from smscale.pipeline.page import SCORES, provenance, recipe_values
 from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run, files_fingerprint
-from smscale.pipeline.train import TARGET, compared_tasks, predicted, split_task, traces_of
+from smscale.pipeline.train import Training, predictions_of, split_task, told, training_of
 from smscale.schema import Status
 from smscale.sources.dem import open_altitude, open_land_cover_tif
 from smscale.sources.smap import open_smap
 from smscale.workspace import Workspace
 
 Floats = NDArray[np.float64]
+TARGET = "soil_moisture"
 Stage = Callable[[Run], dict[str, Any]]
 
 #: Interpolations of the coarse field that every map is compared with.
@@ -134,9 +133,7 @@ def files_of(recipe: Recipe) -> Files:
         raise RecipeError(f"{recipe.path}: key recovery is missing")
     wanted = {key: getattr(spec, key) for key in Files._fields}
     needs = "; ".join(f"{name}, {WHAT_FILES[key]}" for key, name in wanted.items())
-    with_default = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], spec.folder)
-    folder = os.path.expandvars(with_default)
-    unset = re.findall(r"\$\{?(\w+)\}?", folder)
+    folder, unset = with_environment(spec.folder)
     if unset:
         raise RecipeError(
             f"recovery.folder is {spec.folder} but {unset[0]} is not set: set it in the environment, or --set recovery.folder=PATH, "
@@ -344,26 +341,26 @@ def train(run: Run, variants: Mapping[str, Variant]) -> dict[str, Any]:
     """Fit every variant on all coarse cells, and score each on folds of space blocks: what the best is chosen by."""
     recipe = run.recipe
     fingerprint = store.fingerprint(
-        "recovery-train", 1, run.upstream("match"), recipe.part("predictors", "recovery", "split", "models", "seed")
+        "recovery-train", 2, run.upstream("match"), recipe.part("predictors", "recovery", "split", "models", "seed")
     )
-    root, split = str(run.workspace.root), replace(recipe.split, compare=("space-block",))
+    blocked = replace(recipe, split=replace(recipe.split, compare=("space-block",)))
 
     def work() -> dict[str, Any]:
         table = run.workspace.samples
+        shared, line = training_of(blocked, run.workspace, run.upstream("match"))
         fits, folds = [], {}
         for name, variant in variants.items():
-            fits.append(Task(f"fit/{name}", fit_task, (root, name, variant, recipe.split, recipe.seed), fingerprint))
-            given = {variant.model: dict(variant.settings)}
-            for i, fold in enumerate(compared_tasks(given, table, split, recipe.seed)):
-                args = (root, i, given, variant.predictors, split, recipe.seed)
-                folds[name, i] = (fold, Task(f"fold/{name}-{i}", split_task, args, fingerprint))
+            how = replace(shared, models={variant.model: variant.settings}, predictors=variant.predictors)
+            fits.append(Task(f"fit/{name}", fit_task, (how, name, variant.model), fingerprint))
+            for i, fold in enumerate(how.compared(table)):
+                if fold.model == variant.model:
+                    folds[name, i] = (fold, Task(f"fold/{name}-{i}", split_task, (how, i), fingerprint))
         results = run.blocks("train", [*(task for _, task in folds.values()), *fits])
-        predictions = [
-            predicted(table, fold, results[task.key]).assign(model=name) for (name, _), (fold, task) in folds.items()
-        ]
-        scored = selection.score_table(predictions)
+        found = [(fold._replace(model=name), results[task.key]) for (name, _), (fold, task) in folds.items()]
+        scored = selection.score_table(predictions_of(shared, table, found))
         return {
             "samples": len(table),
+            "blocks": line,
             "folds": records(scored.drop(columns="fit_seconds")),
             "best": selection.choose_best(scored),
             **{k: {name: results[f"fit/{name}"][k] for name in variants} for k in ("traces", "importances", "chosen")},
@@ -375,21 +372,25 @@ def train(run: Run, variants: Mapping[str, Variant]) -> dict[str, Any]:
     return run.stage("train", fingerprint, prepare, work)
 
 
-def fit_task(root: str, name: str, variant: Variant, split: Split, seed: int) -> dict[str, Any]:
+def fit_task(how: Training, name: str, model: str) -> dict[str, Any]:
     """Fit one variant on every coarse cell and keep it as an artefact."""
-    workspace, names = Workspace(Path(root)), list(variant.predictors)
+    workspace = how.workspace
     table = workspace.samples
-    X, y = table[names].to_numpy(np.float32), table[TARGET].to_numpy(np.float64)
-    groups = splits.inner_groups(table, "space-block", cells=split.block_cells)
-    model, _ = selection.fit_fold(variant.model, variant.settings, X, y, groups, table["weight"].to_numpy(), seed)
-    extra = {"rows": len(table), "seed": seed}
-    save_model(workspace.model(name), model, names, table[names], extra, kind=variant.model, name=name)
-    influence = importances(model, X, y, names, seed=seed, repeats=2, rows=2000)["permutation"]
-    return {
-        "traces": traces_of(model),
-        "importances": {"permutation": {str(k): float(v) for k, v in influence.items()}},
-        "chosen": dict(getattr(model, "best_params_", {}) or {}),
-    }
+    X, y = how.matrix(table), how.values(table)
+    groups = splits.inner_groups(table, "space-block", **how.blocks)
+    fitted, _ = selection.fit_fold(model, how.models[model], X, y, groups, how.weights(table), how.seed)
+    names = list(how.predictors)
+    save_model(
+        workspace.model(name),
+        zoo.fitted(fitted),
+        names,
+        table[names],
+        {**how.provenance, "rows": len(table)},
+        target=how.target,
+        name=name,
+        kind=model,
+    )
+    return told(fitted, X, y, how, repeats=2, rows=2000)
 
 
 # -- interpolation and closure ------------------------------------------------------------------
@@ -668,7 +669,7 @@ def _figures(
         ),
         ("correlations.png", "Correlations", "Of each predictor with the coarse field; black: p > 0.05."),
         ("importances.png", "Importances", "Rise of the error on training cells when one predictor is shuffled."),
-        *Drawing(run, window, folder, reports | {"train": {**reports["train"], "traces": traces}}, None).training(),
+        *draw_curves(traces, folder),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,15 @@ class Run:
     def blocks(self, stage: str, tasks: Sequence[Task], label: str = "") -> dict[str, Any]:
         """Results of a stage's tasks by key."""
         return blocks.run(tasks, self.workspace.ledger(stage), self.client, label or stage, self.progress).results
+
+    def here(self, stage: str, tasks: Sequence[Task], label: str) -> dict[str, Any]:
+        """Results of tasks done in this process, with the workers at hand for what they themselves fan out."""
+        ledger = self.workspace.ledger(stage)
+        client = None
+        if any(ledger.record(task) is None for task in tasks):
+            client = self.client() if callable(self.client) else self.client
+        with client.as_current() if client is not None else nullcontext():
+            return blocks.run(tasks, ledger, None, label, self.progress).results
 
     def upstream(self, stage: str) -> str:
         """Fingerprint of a finished earlier stage."""

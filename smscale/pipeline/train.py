@@ -3,192 +3,275 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from smscale import store
+from smscale import blocks, store
 from smscale.blocks import Task
-from smscale.config import Split
+from smscale.config import Recipe, Split
 from smscale.errors import InputError
-from smscale.models import save_model, selection, splits
-from smscale.models.zoo import importances
+from smscale.models import correlation, save_model, selection, splits, zoo
 from smscale.pipeline.plain import plain, records
 from smscale.pipeline.run import Run, sealed
 from smscale.workspace import Workspace
 
-TARGET = "soil_moisture"
 #: Training rows for each inner fold without which no model is fitted: a fold of fewer scores nothing.
 ROWS_PER_FOLD = 4
+#: The table of every model under every split, in the report's folder. It holds how long fits took: no two runs write the same.
+SCORES = "training.csv"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every task is made from; the samples lie in the workspace.
+
+    split : the recipe's, its block sizes filled in
+    units : of target and predictors, where the schema does not know them
+    provenance : what an artefact says of where it comes from
+    """
+
+    root: str
+    models: Mapping[str, Mapping[str, Any]]
+    predictors: tuple[str, ...]
+    target: str
+    split: Split
+    seed: int
+    units: Mapping[str, str]
+    provenance: Mapping[str, Any]
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(Path(self.root))
+
+    def sides(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the training and of the validation side."""
+        splitter = _splitter(self.split, self.split.validation, max(2, round(1 / self.split.fraction)), self.seed)
+        return next(iter(splitter.split(table)))
+
+    def matrix(self, table: pd.DataFrame) -> np.ndarray:
+        return table[list(self.predictors)].to_numpy(np.float32)
+
+    def values(self, table: pd.DataFrame) -> np.ndarray:
+        return table[self.target].to_numpy(np.float64)
+
+    def weights(self, table: pd.DataFrame) -> np.ndarray | None:
+        return table["weight"].to_numpy(np.float64) if "weight" in table else None
+
+    @property
+    def blocks(self) -> dict[str, Any]:
+        return {"cells": self.split.block_cells, "days": self.split.block_days}
+
+    def groups(self, table: pd.DataFrame) -> np.ndarray | None:
+        """Blocks that inner folds keep whole."""
+        how = self.split.validation if self.split.inner is None else self.split.inner
+        return None if how == "random" else splits.inner_groups(table, how, **self.blocks)
+
+    def compared(self, table: pd.DataFrame) -> list[selection.Task]:
+        """Every model, and what they are compared with, on every fold of the splits that the recipe asks for."""
+        wanted: dict[str, splits.Splitter] = {
+            name: _splitter(self.split, name, self.split.folds, self.seed) for name in self.split.compare
+        }
+        models = {name: dict(settings) for name, settings in self.models.items()}
+        return selection.plan_tasks(models, table, wanted, self.seed, selection.BASELINES)
+
+
+def _splitter(split: Split, how: str, folds: int, seed: int) -> splits.Splitter:
+    """The splitter of a recipe; the random one draws its rows once."""
+    days, cells = {"days": split.block_days}, {"cells": split.block_cells}
+    settings: dict[str, dict[str, Any]] = {
+        "random": {"fraction": split.fraction},
+        "time-block": {"n_splits": folds, **days},
+        "space-block": {"n_splits": folds, **cells},
+        "station-block": {"n_splits": folds},
+        "space-time": {"n_splits": folds, **cells, **days},
+    }
+    return splits.make_split(how, seed=seed, **settings[how])
+
+
+def measured_blocks(split: Split, table: pd.DataFrame, target: str, seed: int) -> tuple[Split, str]:
+    """The split with block sizes, and where they come from: the recipe, or how far the target is correlated."""
+    if split.block_days and split.block_cells:
+        return split, f"blocks of {split.block_days} days and {split.block_cells} coarse cells, as the recipe says"
+    found = correlation.block_sizes(table, target, max(split.folds, 2), seed=seed)
+    days, cells = split.block_days or found.days, split.block_cells or found.cells
+    return replace(split, block_days=days, block_cells=cells), found.line
+
+
+def training_of(recipe: Recipe, workspace: Workspace, made_from: str) -> tuple[Training, str]:
+    """What the tasks of a recipe's training share, and how large blocks were chosen."""
+    split, line = measured_blocks(recipe.split, workspace.samples, recipe.target, recipe.seed)
+    provenance = {
+        "recipe": store.fingerprint(recipe.part("predictors", "table", "split", "models", "seed")),
+        "data": made_from,
+        "period": list(recipe.period or ()),
+        "region": list(recipe.region or ()),
+        "fine_grid": recipe.part("grid")["grid"],
+        "coarse_grid": "EASE-Grid 2.0, 36 km (EPSG:6933)",
+        "split": split.validation,
+        "seed": recipe.seed,
+    }
+    if recipe.table is not None:
+        for name in ("fine_grid", "coarse_grid", "period", "region"):
+            del provenance[name]
+    shared = Training(
+        str(workspace.root),
+        recipe.models,
+        recipe.predictors,
+        recipe.target,
+        split,
+        recipe.seed,
+        recipe.table.units if recipe.table else {},
+        provenance,
+    )
+    return shared, line
 
 
 def train(run: Run) -> dict[str, Any]:
     """Fit every model on the training side; the report has validation scores, inner scores and the best by those."""
     recipe = run.recipe
-    predictors = list(recipe.predictors)
     fingerprint = store.fingerprint(
-        "train", 1, run.upstream("match"), recipe.part("predictors", "split", "models", "seed")
+        "train", 2, run.upstream("match"), recipe.part("predictors", "table", "split", "models", "seed")
     )
-    root = str(run.workspace.root)
 
     def work() -> dict[str, Any]:
         table = run.workspace.samples
-        selection.check_table(table, [*predictors, TARGET])
-        _refuse_too_few(table, recipe.split, recipe.seed)
-        tasks = []
-        for name, settings in recipe.models.items():
-            given = (root, name, dict(settings), predictors, recipe.split, recipe.seed)
-            tasks.append(Task(f"fit/{name}", fit_task, given, fingerprint))
-            tasks.append(Task(f"inner/{name}", inner_task, given, fingerprint))
-        compared = compared_tasks(recipe.models, table, recipe.split, recipe.seed)
-        for i, task in enumerate(compared):
-            tasks.append(
-                Task(
-                    f"split/{i}-{task.split}-{task.fold}-{task.model}",
-                    split_task,
-                    (root, i, dict(recipe.models), predictors, recipe.split, recipe.seed),
-                    fingerprint,
-                )
-            )
-        results = run.blocks("train", tasks)
-        return {**_report(run, table, results, compared), "files": sealed(run.workspace, "models")}
+        selection.check_table(table, [*recipe.predictors, recipe.target])
+        how, line = training_of(recipe, run.workspace, run.upstream("match"))
+        _refuse_too_few(how, table)
+        results = fits(run, how, list(recipe.models), fingerprint)
+        compared = how.compared(table)
+        tasks = [Task(f"inner/{name}", inner_task, (how, name), fingerprint) for name in recipe.models]
+        folds = [
+            Task(f"split/{i}-{task.split}-{task.fold}-{task.model}", split_task, (how, i), fingerprint)
+            for i, task in enumerate(compared)
+        ]
+        results |= run.blocks("train", [*tasks, *folds])
+        found = [(task, results[block.key]) for task, block in zip(compared, folds, strict=True)]
+        scored = _scored(recipe, predictions_of(how, table, found)) if found else pd.DataFrame()
+        _write_scores(run, scored)
+        return {**_report(how, table, results, scored), "blocks": line, "files": sealed(run.workspace, "models")}
 
     return run.stage("train", fingerprint, lambda: None, work)
 
 
-def _refuse_too_few(table: pd.DataFrame, split: Split, seed: int) -> None:
-    known, unseen = (len(side) for side in sides(table, split, seed)) if len(table) > 1 else (0, 0)
-    least = ROWS_PER_FOLD * split.inner_folds
+def fits(run: Run, how: Training, names: Sequence[str], fingerprint: str) -> dict[str, Any]:
+    """Results of `fit_task`, by key. A model that searches is fitted here, so that its search has all workers."""
+    tasks = {name: Task(f"fit/{name}", fit_task, (how, name), fingerprint) for name in names}
+    wide = [name for name in names if hasattr(zoo.build(name, how.models[name]), "records")]
+    found = run.here("train", [tasks[name] for name in wide], "search")
+    return found | run.blocks("train", [tasks[name] for name in names if name not in wide], "fit")
+
+
+def _refuse_too_few(how: Training, table: pd.DataFrame) -> None:
+    known, unseen = (len(side) for side in how.sides(table)) if len(table) > 1 else (0, 0)
+    least = ROWS_PER_FOLD * how.split.inner_folds
     if known < least or unseen < 1:
         raise InputError(
-            f"{len(table)} samples are too few to train on: {known} train, at least {least} must (split.inner_folds {split.inner_folds}), "
+            f"{len(table)} samples are too few to train on: {known} train, at least {least} must (split.inner_folds {how.split.inner_folds}), "
             f"{unseen} validate; lengthen the period, widen the region or lower match.min_lst_valid_fraction"
         )
 
 
-def sides(table: pd.DataFrame, split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the training and of the validation side."""
-    per_split: dict[str, dict[str, Any]] = {
-        "random": {"fraction": split.fraction},
-        "time-block": {"days": split.block_days},
-        "space-block": {"cells": split.block_cells},
-    }
-    settings = per_split[split.validation]
-    if split.validation != "random":
-        settings["n_splits"] = max(2, round(1 / split.fraction))
-    train_rows, validation_rows = next(iter(splits.make_split(split.validation, seed=seed, **settings).split(table)))
-    return train_rows, validation_rows
-
-
-def fit_task(
-    root: str, name: str, settings: Mapping[str, Any], predictors: Sequence[str], split: Split, seed: int
-) -> dict[str, Any]:
+def fit_task(how: Training, name: str) -> dict[str, Any]:
     """Fit one model on the training side, keep it as an artefact, score it on the validation side."""
-    workspace = Workspace(Path(root))
-    table = workspace.samples
-    train_rows, validation_rows = sides(table, split, seed)
-    known, unseen = table.iloc[train_rows], table.iloc[validation_rows]
-    model, seconds = selection.fit_fold(
+    table, workspace = how.workspace.samples, how.workspace
+    known, unseen = (table.iloc[rows] for rows in how.sides(table))
+    model, _ = selection.fit_fold(
         name,
-        settings,
-        _matrix(known, predictors),
-        _target(known),
-        _groups(known, split),
-        known["weight"].to_numpy(np.float64),
-        seed,
+        how.models[name],
+        how.matrix(known),
+        how.values(known),
+        how.groups(known),
+        how.weights(known),
+        how.seed,
+        records=workspace.root / "ledger" / "train" / "search" / name,
     )
-    scores = selection.score_fold(unseen[TARGET], model.predict(_matrix(unseen, predictors)))
-    training = selection.score_fold(known[TARGET], model.predict(_matrix(known, predictors)))
-    influence = importances(model, _matrix(unseen, predictors), _target(unseen), list(predictors), seed=seed, repeats=3)
-    extra = {
-        "validation": plain(scores),
-        "training": plain(training),
-        "split": split.validation,
-        "rows": len(known),
-        "seed": seed,
+    scores = {
+        side: plain(selection.score_fold(how.values(rows), model.predict(how.matrix(rows))))
+        for side, rows in (("validation", unseen), ("training", known))
     }
-    save_model(workspace.model(name), model, list(predictors), known[list(predictors)], extra, kind=name, name=name)
+    save_model(
+        workspace.model(name),
+        zoo.fitted(model),
+        list(how.predictors),
+        known[list(how.predictors)],
+        {**how.provenance, "rows": len(known)},
+        scores,
+        units=how.units,
+        target=how.target,
+        name=name,
+        kind=name,
+    )
+    return scores | told(model, how.matrix(unseen), how.values(unseen), how)
+
+
+def told(model: Any, X: np.ndarray, y: np.ndarray, how: Training, repeats: int = 3, rows: int = 5000) -> dict[str, Any]:
+    """What a fitted model tells of itself: curves, importances on rows X (n, k), y (n,), what it chose."""
+    influence = zoo.importances(model, X, y, list(how.predictors), seed=how.seed, repeats=repeats, rows=rows)
+    search = getattr(model, "inner_table_", None)
     return {
-        "validation": plain(scores),
-        "training": plain(training),
-        "traces": traces_of(model),
+        "traces": traces_of(zoo.fitted(model)),
         "importances": {
             column: plain(influence[column].to_dict()) for column in influence if column != "permutation_std"
         },
         "chosen": plain(getattr(model, "best_params_", {}) or {}),
-        "seconds": seconds,
+        "search": [] if search is None else records(search.drop(columns="seconds", errors="ignore")),
     }
 
 
-def inner_task(
-    root: str, name: str, settings: Mapping[str, Any], predictors: Sequence[str], split: Split, seed: int
-) -> dict[str, Any]:
+def inner_task(how: Training, name: str) -> dict[str, Any]:
     """Score one model on inner folds of the training side: what models are compared by."""
-    table = Workspace(Path(root)).samples
-    known = table.iloc[sides(table, split, seed)[0]]
-    groups = _groups(known, split)
+    table = how.workspace.samples
+    known = table.iloc[how.sides(table)[0]]
     rows = selection.inner_scores(
-        {name: settings},
-        _matrix(known, predictors),
-        _target(known),
-        groups,
-        known["weight"].to_numpy(np.float64),
-        folds=split.inner_folds,
-        seed=seed,
+        {name: how.models[name]},
+        how.matrix(known),
+        how.values(known),
+        how.groups(known),
+        how.weights(known),
+        folds=how.split.inner_folds,
+        seed=how.seed,
     )
     return {"rows": records(rows.drop(columns="fit_seconds"))}
 
 
-def split_task(
-    root: str, i: int, models: Mapping[str, Mapping[str, Any]], predictors: Sequence[str], split: Split, seed: int
-) -> dict[str, Any]:
+def split_task(how: Training, i: int) -> dict[str, Any]:
     """Predictions of one model on one fold of one split: the i-th that the recipe compares, made again from the table."""
-    table = Workspace(Path(root)).samples
-    task = compared_tasks(models, table, split, seed)[i]
-    found = selection.run_task(task, table, list(predictors), TARGET, _blocks(split))
-    return {"estimate": found["estimate"].tolist()}
+    table = how.workspace.samples
+    found = selection.run_task(how.compared(table)[i], table, list(how.predictors), how.target, how.blocks)
+    return {"estimate": found["estimate"].tolist(), "seconds": float(found["fit_seconds"].iloc[0])}
 
 
-def predicted(table: pd.DataFrame, task: selection.Task, found: Mapping[str, Any]) -> pd.DataFrame:
-    """What `selection.score_table` takes, from a `split_task`'s estimates; how long a fit took is no part of a report."""
-    columns = {"model": task.model, "split": task.split, "fold": task.fold, "row": task.test, "fit_seconds": 0.0}
-    return pd.DataFrame({**columns, "reference": _target(table.iloc[task.test]), "estimate": found["estimate"]})
+def predictions_of(
+    how: Training, table: pd.DataFrame, found: Sequence[tuple[selection.Task, Mapping[str, Any]]]
+) -> list[pd.DataFrame]:
+    """What `selection.score_table` takes, from what `split_task`s gave."""
+    predictions = []
+    for task, result in found:
+        columns = {"model": task.model, "split": task.split, "fold": task.fold, "row": task.test}
+        values = {"reference": how.values(table.iloc[task.test]), "estimate": result["estimate"]}
+        columns["unseen"] = selection.unseen_classes(table.iloc[task.train], table.iloc[task.test], how.predictors)
+        predictions.append(pd.DataFrame({**columns, **values, "fit_seconds": result["seconds"]}))
+    return predictions
 
 
-def compared_tasks(
-    models: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, split: Split, seed: int
-) -> list[selection.Task]:
-    """Tasks of the splits that the recipe compares side by side."""
-    settings: dict[str, dict[str, Any]] = {
-        "random": {"fraction": split.fraction},
-        "time-block": {"days": split.block_days, "n_splits": split.folds},
-        "space-block": {"cells": split.block_cells, "n_splits": split.folds},
-        "space-time": {"cells": split.block_cells, "days": split.block_days, "n_splits": split.folds},
-    }
-    wanted: dict[str, splits.Splitter] = {
-        name: splits.make_split(name, seed=seed, **settings[name]) for name in split.compare
-    }
-    return selection.plan_tasks({n: dict(s) for n, s in models.items()}, table, wanted, seed)
+def _scored(recipe: Recipe, predictions: list[pd.DataFrame]) -> pd.DataFrame:
+    """The table of every model under every split; beside it the paper's figures, where they are of the same target."""
+    if recipe.table is not None:
+        return selection.score_table(predictions)
+    return selection.split_table(predictions).dropna(axis=1, how="all")
 
 
-def _blocks(split: Split) -> dict[str, Any]:
-    return {"cells": split.block_cells, "days": split.block_days}
-
-
-def _groups(table: pd.DataFrame, split: Split) -> np.ndarray | None:
-    """Blocks that inner folds keep whole."""
-    how = split.validation if split.inner is None else split.inner
-    return None if how == "random" else splits.inner_groups(table, how, **_blocks(split))
-
-
-def _matrix(table: pd.DataFrame, predictors: Sequence[str]) -> np.ndarray:
-    return table[list(predictors)].to_numpy(np.float32)
-
-
-def _target(table: pd.DataFrame) -> np.ndarray:
-    return table[TARGET].to_numpy(np.float64)
+def _write_scores(run: Run, scored: pd.DataFrame) -> None:
+    if scored.empty:
+        return
+    run.workspace.report.mkdir(parents=True, exist_ok=True)
+    text = scored.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    blocks.write_text(run.workspace.report / SCORES, text)
 
 
 def traces_of(model: Any) -> dict[str, dict[str, list[float | None]]]:
@@ -211,27 +294,18 @@ def _floats(values: Any) -> list[float | None]:
     return [float(v) if v is not None and np.isfinite(v) else None for v in values]
 
 
-def _report(
-    run: Run, table: pd.DataFrame, results: Mapping[str, Any], compared: Sequence[selection.Task]
-) -> dict[str, Any]:
-    models = list(run.recipe.models)
+def _report(how: Training, table: pd.DataFrame, results: Mapping[str, Any], scored: pd.DataFrame) -> dict[str, Any]:
+    models = list(how.models)
     inner = pd.DataFrame([row for name in models for row in results[f"inner/{name}"]["rows"]])
-    predictions = []
-    for i, task in enumerate(compared):
-        found = results[f"split/{i}-{task.split}-{task.fold}-{task.model}"]
-        predictions.append(predicted(table, task, found))
-    train_rows, validation_rows = sides(table, run.recipe.split, run.recipe.seed)
+    train_rows, validation_rows = how.sides(table)
+    fit = {name: results[f"fit/{name}"] for name in models}
     return {
         "rows": {"training": len(train_rows), "validation": len(validation_rows)},
-        "validation": [
-            {"model": name, "split": run.recipe.split.validation, **results[f"fit/{name}"]["validation"]}
-            for name in models
-        ],
-        "training": [{"model": name, **results[f"fit/{name}"]["training"]} for name in models],
+        "validation": [{"model": name, "split": how.split.validation, **fit[name]["validation"]} for name in models],
+        "training": [{"model": name, **fit[name]["training"]} for name in models],
         "inner": records(inner),
-        "splits": records(selection.score_table(predictions).drop(columns="fit_seconds")) if predictions else [],
+        "splits": records(scored.drop(columns="fit_seconds", errors="ignore")),
+        "gap": records(selection.split_gap(scored)) if len(how.split.compare) > 1 else [],
         "best": selection.choose_best(inner),
-        "traces": {name: results[f"fit/{name}"]["traces"] for name in models},
-        "importances": {name: results[f"fit/{name}"]["importances"] for name in models},
-        "chosen": {name: results[f"fit/{name}"]["chosen"] for name in models},
+        **{key: {name: fit[name][key] for name in models} for key in ("traces", "importances", "chosen", "search")},
     }

@@ -1,0 +1,559 @@
+"""Hyper-parameter search on inner folds: by grid or at random through dask-ml, for any regressor, here or on a cluster.
+
+Every fit of every setting is one task. It runs in one thread, fails alone, and where a folder of records is given it is
+written there when done, so that a search that was killed and started again repeats no finished fit. What comes out does
+not depend on where the fits ran: scores are sums over held-out rows, added up in the order of the folds.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import dask
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import ParameterGrid, ParameterSampler
+from sklearn.utils import get_tags
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, has_fit_parameter, validate_data
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from smscale.errors import InputError
+from smscale.models.samples import (
+    Floats,
+    Fold,
+    Labels,
+    Samples,
+    group_labels,
+    implied_groups,
+    inner_folds,
+    merge_rows,
+    scaling_of,
+    standardised,
+)
+
+Setting = Mapping[str, Any]
+Space = Mapping[str, Sequence[Any]]
+
+WAYS = ("grid", "random", "hyperband")
+VALIDATIONS = ("blocks", "rows")
+FOLDS = 5
+#: Settings that a random search draws, and calls of partial_fit that Hyperband's longest run gets.
+CANDIDATES, CALLS = 20, 27
+#: A finished fit is not repeated as long as these stay as they are.
+LIBRARIES = ("smscale", "numpy", "scikit-learn", "xgboost", "torch")
+#: Most settings that a warning names.
+NAMED = 3
+
+
+class Measure(Protocol):
+    """What a fit is scored by: sums over held-out rows, which add over folds, and what they come to."""
+
+    def sums(self, model: Any, X: Floats, y: Floats, weight: Floats, group: Labels) -> Floats:
+        """(m,) sums over the rows of X (n, k), y (n,), weight (n,), group (n,) labels."""
+        ...
+
+    def summary(self, sums: Floats) -> dict[str, float]:
+        """Of the folds' sums (folds, m): `rmse` over all rows, `spread` (standard deviation of the folds'), and more."""
+        ...
+
+
+class SquaredError(BaseEstimator):
+    """Weighted mean squared error of `predict`."""
+
+    def sums(self, model: Any, X: Floats, y: Floats, weight: Floats, group: Labels) -> Floats:
+        """Weight, and weighted squares of the error."""
+        return np.array([weight.sum(), weight @ (np.asarray(model.predict(X), np.float64).ravel() - y) ** 2])
+
+    def summary(self, sums: Floats) -> dict[str, float]:
+        """rmse and spread, units of y."""
+        weight, squares = sums.T
+        return {"rmse": float(np.sqrt(squares.sum() / weight.sum())), "spread": float(np.sqrt(squares / weight).std())}
+
+
+class Outcome(NamedTuple):
+    """Of one setting on one fold: the measure's sums, the seconds it took, and in one line why it failed ("" if not)."""
+
+    sums: tuple[float, ...]
+    seconds: float
+    failure: str
+
+
+# --- the search ----------------------------------------------------------------------------------------------------
+
+
+def candidates(space: Space, how: str = "grid", count: int = CANDIDATES, seed: int = 0) -> list[dict[str, Any]]:
+    """Settings to try: all of `space`, or (how "random") `count` of them, drawn without repeats where it holds lists only.
+
+    Raises
+    ------
+    InputError : the space is empty, or one of its entries has no values
+    """
+    if not space or any(not hasattr(values, "rvs") and not len(values) for values in space.values()):
+        raise InputError(f"a search needs at least one value for each name of its space; got {dict(space)}")
+    if how == "grid":
+        return list(ParameterGrid({name: list(values) for name, values in space.items()}))
+    lists_only = not any(hasattr(values, "rvs") for values in space.values())
+    least = min(count, len(ParameterGrid(dict(space)))) if lists_only else count
+    return list(ParameterSampler(dict(space), least, random_state=seed % 2**32))
+
+
+def search(
+    estimator: BaseEstimator,
+    settings: Sequence[Setting],
+    X: Floats,
+    y: Floats,
+    folds: Sequence[Fold],
+    groups: Labels | None = None,
+    weight: Floats | None = None,
+    measure: Measure | None = None,
+    records: Path | str | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Fit every setting on every fold, on the active dask client, or here where there is none and inside a dask task.
+
+    Parameters
+    ----------
+    estimator : regressor whose `set_params` takes the settings; `groups` and `weight` are passed to a `fit` that takes them
+    settings : what to try, from `candidates`
+    X, y : (n, k), (n,) finite;  groups, weight : (n,)
+    folds : (training, held-out) rows
+    measure : by default SquaredError, weighted
+    records : folder, seen by all workers, that keeps each finished fit; None keeps none
+    progress : a bar on stderr
+
+    Returns
+    -------
+    DataFrame, a row per setting in their order: the setting's columns, what the measure's summary has (`rmse`, units of y,
+    and `spread` first), `seconds` of all its fits, `failure` (one line, "" where all folds were fitted; the scores of others
+    are NaN) and `chosen` (True on the first of the lowest).
+
+    Raises
+    ------
+    InputError : no setting could be fitted on all folds
+
+    Warns
+    -----
+    FitFailedWarning : some could not; they are named
+    """
+    measure = measure or SquaredError()
+    weight = np.ones(len(y)) if weight is None else weight
+    rows: Floats = np.column_stack([y, weight, np.zeros(len(y)) if groups is None else groups]).astype(np.float64)
+    trial = Trial(
+        estimator, grouped=groups is not None, measure=measure, records=None if records is None else str(records)
+    )
+    outcomes = _run(trial, [dict(setting) for setting in settings], X, rows, list(folds), progress)
+    table = _tidy(settings, outcomes, measure)
+    _report_failures(table, settings, len(X))
+    return table
+
+
+class Trial(BaseEstimator):
+    """What dask-ml fits: it keeps its rows, and does all its work when it is scored.
+
+    `rows` (n, 3) are target, weight and label of each row of X, so that held-out rows have their weights too.
+    """
+
+    def __init__(
+        self,
+        estimator: BaseEstimator,
+        setting: Setting | None = None,
+        grouped: bool = False,
+        measure: Any = None,
+        records: str | None = None,
+    ):
+        self.estimator = estimator
+        self.setting = setting
+        self.grouped = grouped
+        self.measure = measure
+        self.records = records
+
+    def fit(self, X: Floats, rows: Floats) -> Trial:
+        """Keep the training rows."""
+        self.training_ = X, rows
+        return self
+
+    def outcome(self, X: Floats, rows: Floats) -> Outcome:
+        """Fit, and measure on X, rows; or read what was recorded of just that."""
+        record = self._record(X, rows)
+        found = _read(record)
+        if found is not None:
+            return found
+        start = time.perf_counter()
+        try:
+            with one_thread():
+                sums = self.measure.sums(self._fitted(), X, rows[:, 0], rows[:, 1], rows[:, 2].astype(np.int64))
+            if not np.isfinite(sums).all():
+                raise InputError("its predictions are not finite")
+        except Exception as error:  # whatever an estimator raises, the other settings go on
+            return Outcome((), time.perf_counter() - start, _one_line(error))
+        found = Outcome(tuple(sums.tolist()), time.perf_counter() - start, "")
+        if record is not None:
+            write_record(record, {"setting": self.setting, **found._asdict()})
+        return found
+
+    def _fitted(self) -> Any:
+        X, rows = self.training_
+        model = clone(self.estimator).set_params(**(self.setting or {}))
+        return fit_with(model, X, rows[:, 0], rows[:, 2].astype(np.int64) if self.grouped else None, rows[:, 1])
+
+    def _record(self, X: Floats, rows: Floats) -> Path | None:
+        """The file of this fit: named by all that its outcome depends on."""
+        if self.records is None:
+            return None
+        parts = {
+            "estimator": [type(self.estimator).__qualname__, self.estimator.get_params()],
+            "setting": self.setting,
+            "grouped": self.grouped,
+            "measure": repr(self.measure),
+            "versions": versions(),
+            "data": [fingerprint(part) for part in (*self.training_, X, rows)],
+        }
+        return Path(self.records) / f"{named(parts)}.json"
+
+
+def _run(
+    trial: Trial, settings: list[dict[str, Any]], X: Floats, rows: Floats, folds: list[Fold], progress: bool
+) -> list[list[Outcome]]:
+    """Outcomes by setting and fold, through dask-ml's grid search over whole settings (random ones are drawn before)."""
+    from dask_ml.model_selection import GridSearchCV
+
+    scheduler = _Scheduler(progress)
+    GridSearchCV(
+        trial,
+        {"setting": settings},
+        scoring=_outcome,
+        cv=folds,
+        refit=False,
+        iid=False,
+        error_score=np.nan,
+        scheduler=scheduler,
+    ).fit(X, rows)
+    by_fold = [scheduler.outcomes[i : i + len(settings)] for i in range(0, len(scheduler.outcomes), len(settings))]
+    return [list(of_setting) for of_setting in zip(*by_fold, strict=True)]
+
+
+def _outcome(trial: Trial, X: Floats, rows: Floats) -> Outcome:
+    return trial.outcome(X, rows)
+
+
+class _Scheduler:
+    """What dask-ml takes for a dask scheduler: runs its graph, shows progress, and keeps the outcomes for itself.
+
+    dask-ml's own loop over a client runs a task that was lost for good again for ever, and passes on numbers only.
+    """
+
+    def __init__(self, progress: bool):
+        self.progress = progress
+        self.outcomes: list[Outcome] = []
+
+    def __call__(self, graph: dict[Any, Any], keys: list[Any], **options: Any) -> list[tuple[float, float, float]]:
+        client = active_client()
+        with tqdm(total=len(keys), unit="fit", desc="search", disable=not self.progress) as bar:
+            results = _here(graph, keys, bar) if client is None else _on(client, graph, keys, bar)
+        self.outcomes = [score for _, score, _ in results]
+        return [(seconds, float(not score.failure), scoring) for seconds, score, scoring in results]
+
+
+def _here(graph: dict[Any, Any], keys: list[Any], bar: Any) -> list[Any]:
+    wanted = set(keys)
+
+    def done(key: Any, *_: Any) -> None:
+        bar.update(key in wanted)
+
+    with dask.callbacks.Callback(posttask=done):
+        return list(dask.get(graph, keys))
+
+
+def _on(client: Any, graph: dict[Any, Any], keys: list[Any], bar: Any) -> list[Any]:
+    """Run on a client: arrays are sent once, and a task that a worker's death ended for good is a failed fit."""
+    sent = {key: client.scatter(part) if isinstance(part, np.ndarray) else part for key, part in graph.items()}
+    futures = client.get(sent, keys, sync=False)
+    for _ in loaded_distributed().as_completed(set(futures), raise_errors=False):
+        bar.update()
+    return [
+        future.result()
+        if future.status == "finished"
+        else (0.0, Outcome((), 0.0, _one_line(future.exception() or future.status)), 0.0)
+        for future in futures
+    ]
+
+
+def _tidy(settings: Sequence[Setting], outcomes: list[list[Outcome]], measure: Measure) -> pd.DataFrame:
+    table = pd.DataFrame([dict(setting) for setting in settings])
+    failures = [next((outcome.failure for outcome in folds if outcome.failure), "") for folds in outcomes]
+    summaries = [
+        {} if failure else measure.summary(np.array([outcome.sums for outcome in folds]))
+        for folds, failure in zip(outcomes, failures, strict=True)
+    ]
+    scores = pd.DataFrame(summaries, index=table.index)
+    table[list(scores.columns)] = scores
+    table["seconds"] = [sum(outcome.seconds for outcome in folds) for folds in outcomes]
+    table["failure"] = failures
+    rmse = table["rmse"].to_numpy(np.float64) if "rmse" in table else np.full(len(table), np.nan)
+    table["chosen"] = np.arange(len(table)) == np.nanargmin(np.append(rmse, np.inf))
+    return table
+
+
+def _report_failures(table: pd.DataFrame, settings: Sequence[Setting], rows: int) -> None:
+    failed = np.flatnonzero(table["failure"] != "")
+    if not failed.size:
+        return
+    reason = table["failure"].iloc[failed[0]]
+    if failed.size == len(table):
+        raise InputError(
+            f"none of {len(table)} settings could be fitted on {rows} rows; the first: {settings[0]}: {reason}"
+        )
+    some = ", ".join(str(dict(settings[i])) for i in failed[:NAMED]) + (" ..." if failed.size > NAMED else "")
+    warnings.warn(
+        f"{failed.size} of {len(table)} settings could not be fitted and are left out: {some} ({reason})",
+        FitFailedWarning,
+        stacklevel=3,
+    )
+
+
+def _one_line(error: Any) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if isinstance(error, BaseException) else text
+
+
+# --- one estimator, its search inside ------------------------------------------------------------------------------
+
+
+class Searched(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
+    """Any regressor, its settings chosen on inner folds of whatever rows it is fitted on: nested wherever it stands.
+
+    Parameters
+    ----------
+    estimator : regressor
+    space : name -> values to try (or, for how "random", a scipy distribution)
+    how : "grid", "random" or "hyperband" (dask-ml's, for estimators with partial_fit; needs a dask client)
+    candidates : settings that a random search draws
+    folds : inner folds; Hyperband holds one of them out
+    calls : calls of partial_fit that Hyperband's longest run gets
+    validation : what inner folds keep whole when `fit` gets no groups: "blocks" (as `samples.implied_groups` finds
+        them) or "rows" (each its own)
+    records : folder that keeps finished fits, so that a killed search goes on; None keeps none
+    progress : a bar on stderr
+    random_state : int
+
+    Attributes
+    ----------
+    best_estimator_ : fitted on all rows
+    best_params_ : the setting chosen;  inner_table_ : as `search` returns;  inner_score_ : its rmse, units of y
+    """
+
+    def __init__(
+        self,
+        estimator: BaseEstimator,
+        space: Space,
+        how: str = "grid",
+        candidates: int = CANDIDATES,
+        folds: int = FOLDS,
+        calls: int = CALLS,
+        validation: str = "blocks",
+        records: Path | str | None = None,
+        progress: bool = False,
+        random_state: int = 0,
+    ):
+        self.estimator = estimator
+        self.space = space
+        self.how = how
+        self.candidates = candidates
+        self.folds = folds
+        self.calls = calls
+        self.validation = validation
+        self.records = records
+        self.progress = progress
+        self.random_state = random_state
+
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Searched:
+        """Search, then fit the best on all rows of X (n, k), y (n,); inner folds keep `groups` (n,) whole."""
+        samples, given = self._samples(X, y, groups, sample_weight)
+        settings, self.inner_table_ = self._searched(samples, given)
+        chosen = int(np.flatnonzero(self.inner_table_["chosen"])[0])
+        self.best_params_, self.inner_score_ = dict(settings[chosen]), float(self.inner_table_["rmse"].iloc[chosen])
+        model = clone(self.estimator).set_params(**self.best_params_)
+        self.best_estimator_ = fit_with(model, samples.X, samples.y, samples.group if given else None, samples.weight)
+        return self
+
+    def search(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> pd.DataFrame:
+        """The table of the search alone: with `records`, a later `fit` on the same rows finds every fit done."""
+        return self._searched(*self._samples(X, y, groups, sample_weight))[1]
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """(n,), units of y, for X (n, k)."""
+        check_is_fitted(self)
+        return self.best_estimator_.predict(validate_data(self, X, dtype=np.float64, reset=False))
+
+    def _samples(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, sample_weight: ArrayLike | None
+    ) -> tuple[Samples, bool]:
+        if self.how not in WAYS:
+            raise InputError(f"how must be one of {', '.join(WAYS)}; got {self.how!r}")
+        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
+        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        weighs = has_fit_parameter(self.estimator, "sample_weight")
+        if sample_weight is not None and not weighs:
+            raise InputError(f"{type(self.estimator).__name__} takes no sample_weight")
+        labels = group_labels(groups, len(table))
+        values = np.asarray(values, np.float64)
+        samples = (merge_rows if weighs else as_they_are)(table, values, weight, labels)
+        if labels is None:
+            samples = with_groups(samples, self.validation, self.random_state, getattr(self, "feature_names_in_", None))
+        return samples, groups is not None
+
+    def _searched(self, samples: Samples, given: bool) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+        folds = inner_folds(samples.group, self.folds, np.random.default_rng(self.random_state))
+        groups = samples.group if given else None
+        if self.how == "hyperband":
+            from smscale.models.hyperband import hyperband
+
+            table = hyperband(
+                self.estimator, self.space, samples.X, samples.y, folds[0], groups, samples.weight,
+                self.calls, self.records, self.progress, self.random_state,
+            )  # fmt: skip
+            return [
+                dict(zip(self.space, row, strict=True)) for row in table[list(self.space)].itertuples(index=False)
+            ], table
+        settings = candidates(self.space, self.how, self.candidates, self.random_state)
+        table = search(
+            self.estimator, settings, samples.X, samples.y, folds, groups, samples.weight,
+            records=self.records, progress=self.progress,
+        )  # fmt: skip
+        return settings, table
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags = get_tags(self.estimator).regressor_tags
+        return tags
+
+
+def as_they_are(X: Floats, y: Floats, weight: Floats, group: Labels | None) -> Samples:
+    """A table neither sorted nor merged; without `group`, every row is its own."""
+    return Samples(X, y, weight, np.arange(len(y), dtype=np.int64) if group is None else group)
+
+
+def with_groups(samples: Samples, validation: str, seed: int, names: Sequence[str] | None = None) -> Samples:
+    """Samples without groups, given those that inner folds keep whole: "blocks" that the predictors imply, or "rows"."""
+    if validation not in VALIDATIONS:
+        raise InputError(f"validation must be one of {', '.join(VALIDATIONS)}; got {validation!r}")
+    if validation == "rows":
+        return samples._replace(group=np.arange(len(samples.y), dtype=np.int64))
+    return samples._replace(group=implied_groups(standardised(samples, scaling_of(samples)), seed, names))
+
+
+def fit_with(model: Any, X: Floats, y: Floats, groups: Labels | None, weight: Floats) -> Any:
+    """`model.fit` with the groups and the weights, where it takes them."""
+    extra: dict[str, Any] = {}
+    if groups is not None and has_fit_parameter(model, "groups"):
+        extra["groups"] = groups
+    if has_fit_parameter(model, "sample_weight"):
+        extra["sample_weight"] = weight
+    return model.fit(X, y, **extra)
+
+
+# --- where a fit runs, and what is kept of it ----------------------------------------------------------------------
+
+
+def active_client() -> Any:
+    """The active dask client of this process; None without one, and inside a dask task (which must not wait for others)."""
+    distributed = loaded_distributed()
+    if distributed is None or in_a_task():
+        return None
+    try:
+        return distributed.default_client()
+    except ValueError:
+        return None
+
+
+def in_a_task() -> bool:
+    """Whether this is a task on a dask worker."""
+    distributed = loaded_distributed()
+    try:
+        return distributed is not None and distributed.get_worker() is not None
+    except ValueError:
+        return False
+
+
+def loaded_distributed() -> Any:
+    """dask.distributed, which whoever made the client has imported; None where nobody has."""
+    return sys.modules.get("distributed")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for BLAS, OpenMP and (where it is loaded) torch; put back after."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 1
+    with threadpool_limits(1):
+        try:
+            if torch:
+                torch.set_num_threads(1)
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(threads)
+
+
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """Of the libraries that a fit may depend on; None where one is not installed."""
+    return {library: _version(library) for library in LIBRARIES}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def fingerprint(array: NDArray[Any]) -> str:
+    """Of an array's shape, type and values."""
+    content = np.ascontiguousarray(array)
+    head = f"{content.shape}{content.dtype.str}".encode()
+    return hashlib.blake2b(head + content.tobytes(), digest_size=16).hexdigest()
+
+
+def named(parts: Mapping[str, Any]) -> str:
+    """A file name that changes with every part."""
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _read(record: Path | None) -> Outcome | None:
+    if record is None or not record.exists():
+        return None
+    try:
+        found = json.loads(record.read_text())
+        return Outcome(tuple(map(float, found["sums"])), float(found["seconds"]), "")
+    except (ValueError, KeyError, TypeError):
+        return None  # not of ours: the fit is done again and its record replaced
+
+
+def write_record(record: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all, whoever else writes it."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    half = record.with_name(f"{record.stem}.{uuid.uuid4().hex}.part")
+    half.write_text(json.dumps(content, default=repr))
+    os.replace(half, record)

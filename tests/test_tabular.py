@@ -1,0 +1,172 @@
+"""Tables of one's own: read, sieved and described, then trained on and reported; bad ones refused in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from smscale import config, pipeline
+from smscale.cli import main
+from smscale.config import Table
+from smscale.errors import InputError
+from smscale.models import load_model
+from smscale.pipeline.tabular import samples_of
+from smscale.workspace import Workspace
+
+PREDICTORS = ["rain", "rain_3d", "warmth", "day_of_year_cos"]
+
+
+def made(stations: int = 12, days: int = 40) -> pd.DataFrame:
+    """Precipitation that warmth and the last days' rain decide, one row a station and day."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "name": np.repeat([f"s{i}" for i in range(stations)], days),
+            "day": np.tile(pd.date_range("2020-02-01", periods=days), stations),
+            "rain": rng.gamma(0.5, 4.0, stations * days),
+            "warmth": 285 + rng.normal(0, 5, stations * days),
+            "x": np.repeat(rng.uniform(100, 104, stations), days),
+            "y": np.repeat(rng.uniform(28, 32, stations), days),
+        }
+    )
+    frame["flux"] = 3 + 0.5 * frame["rain"] - 0.2 * (frame["warmth"] - 285) + rng.normal(0, 0.2, len(frame))
+    return frame
+
+
+SPEC = Table(
+    "t.parquet",
+    "flux",
+    columns={"station": "name", "local_date": "day", "longitude": "x", "latitude": "y"},
+    history={"rain": [3]},
+    valid=(-50.0, 50.0),
+)
+
+
+def test_samples_hold_target_predictors_and_what_is_known_of_the_rows() -> None:
+    raw = made()
+    raw.loc[5, "flux"] = np.nan
+    raw.loc[7, "flux"] = 1e6
+    raw.loc[9, "warmth"] = np.inf
+    table, flow, missing = samples_of(raw, SPEC, PREDICTORS)
+    assert flow == {"all": 480, "target": 479, "valid": 478, "predictors": 478 - 1 - 24}  # 2 first days of 12 stations
+    assert missing == {"rain_3d": 24, "warmth": 1}
+    assert set(table.columns) == {"station", "local_date", "longitude", "latitude", "flux", *PREDICTORS}
+    assert np.isfinite(table[[*PREDICTORS, "flux"]].to_numpy()).all()
+
+
+def test_history_sums_the_days_up_to_the_rows_own_by_station_and_stands_in_for_few_missing_days() -> None:
+    raw = made()
+    shuffled = raw.sample(frac=1, random_state=1)
+    table, _, _ = samples_of(shuffled, SPEC, PREDICTORS)
+    one = table[table["station"] == "s3"].set_index("local_date")["rain_3d"]
+    expected = raw[raw["name"] == "s3"].set_index("day")["rain"].rolling(3).sum()
+    np.testing.assert_allclose(one.sort_index(), expected.dropna(), rtol=1e-12)
+    week = Table("t", "flux", SPEC.columns, {"rain": [10]})
+    holed = raw.drop(index=[3, 5])  # 8 of 10 days are known: their mean stands for the others
+    found, _, _ = samples_of(holed, week, ["rain_10d"])
+    value = found[(found["station"] == "s0") & (found["local_date"] == "2020-02-10")]["rain_10d"].item()
+    assert value == pytest.approx(10 * np.delete(raw["rain"].to_numpy()[:10], [3, 5]).mean())
+
+
+@pytest.mark.parametrize(
+    ("spec", "predictors", "what"),
+    [
+        ({"target": "nosuch"}, PREDICTORS, "lacks nosuch; it has name, day, rain"),
+        ({}, ["nosuch"], "lacks nosuch"),
+        ({}, ["name"], "column name holds no numbers, as 's0'"),
+        ({"columns": {"station": "nosuch"}}, PREDICTORS, r"lacks nosuch \(table.columns\)"),
+        ({"columns": {"local_date": "name"}}, ["rain"], "local_date holds no dates"),
+        ({"columns": {}}, ["rain_3d"], r"\(for table.history\) lacks station, local_date"),
+        ({"valid": (900.0, 901.0)}, PREDICTORS, "no row is left"),
+    ],
+)
+def test_a_table_that_cannot_be_taken_is_refused_in_one_line(
+    spec: dict[str, Any], predictors: list[str], what: str
+) -> None:
+    values = {f: getattr(SPEC, f) for f in SPEC.__dataclass_fields__} | spec
+    with pytest.raises(InputError, match=what) as error:
+        samples_of(made(), Table(**values), predictors)
+    assert "\n" not in str(error.value)
+
+
+def recipe_of(folder: Path, **changes: Any) -> Path:
+    """A recipe of the made table, on models that fit in moments."""
+    made().to_parquet(folder / "t.parquet")
+    values = {
+        "name": "table",
+        "table": {
+            "file": "t.parquet",
+            "target": "flux",
+            "columns": dict(SPEC.columns),
+            "history": {"rain": [3]},
+            "units": {"flux": "W m-2", "rain": "mm"},
+        },
+        "predictors": PREDICTORS,
+        "split": {"validation": "station-block", "compare": ["random", "time-block", "station-block"], "folds": 3},
+        "models": {
+            "gabp": {"generations": 5, "max_steps": 10, "members": 2, "population": 10},
+            "rf": {"trees": 10, "folds": 2, "grid": {"min_samples_leaf": [5]}},
+        },
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
+
+
+def test_a_table_is_trained_on_and_reported_and_the_models_know_its_target_and_units(tmp_path: Path) -> None:
+    recipe = config.read(recipe_of(tmp_path))
+    workspace = Workspace(tmp_path / "w")
+    reports = pipeline.run(recipe, workspace, cluster=None, progress=False)
+    model = load_model(workspace.model("gabp"))
+    assert (model.target, model.target_units) == ("flux", "W m-2")
+    assert dict(zip(model.features, model.units, strict=True))["rain"] == "mm"
+    rows = pd.DataFrame(reports["train"]["splits"]).set_index(["split", "model"])
+    assert rows.loc[("station-block", "rf"), "rmse"] < rows.loc[("station-block", "mean"), "rmse"]
+    page = (workspace.report / "index.html").read_text()
+    assert "W m-2" in page
+    assert "m³" not in page
+    assert json.loads((workspace.report / "metrics.json").read_text())["target"] == "flux"
+    said: list[str] = []
+    pipeline.run(recipe, workspace, cluster=None, progress=False, say=said.append)
+    assert all("nothing to do" in line for line in said if line.split()[0] in ("match", "train", "evaluate"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"table": {"file": "nosuch.csv", "target": "flux"}}, "no such table; set table.file"),
+        ({"table": {"file": "recipe.yaml", "target": "flux"}}, "lacks flux"),
+        ({"table": {"file": "${NO_SUCH_NAME}/t", "target": "flux"}}, "NO_SUCH_NAME is not set"),
+        ({"table": {"file": "t.parquet", "target": "rain"}}, "predictors beside the target itself"),
+        ({"table": {"file": "t.parquet", "target": "flux", "columns": {"place": "x"}}}, "names among station"),
+        ({"table": {"file": "t.parquet", "target": "flux", "history": {"rain": 3}}}, "a list of numbers of days"),
+        ({"inputs": "raw"}, "found inputs and table"),
+    ],
+)
+def test_a_wrong_recipe_ends_with_one_line_and_code_2(
+    tmp_path: Path, changes: dict[str, Any], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["run", str(recipe_of(tmp_path, **changes)), "--workspace", str(tmp_path / "w"), "--cluster", "none"])
+    said = capsys.readouterr().err.strip()
+    assert code == 2
+    assert what in said
+    assert said.count("\n") == 0
+
+
+@pytest.mark.real_data
+def test_uscrn_keeps_the_rows_that_its_recipe_asks_for(real: Callable[[str], Path]) -> None:
+    path = Path(__file__).parent.parent / "pipelines" / "uscrn-2020.yaml"
+    recipe = config.read(path)
+    assert recipe.table is not None
+    raw = pd.read_parquet(real("stations/uscrn_daily_2020.parquet"))
+    table, flow, _ = samples_of(raw, recipe.table, recipe.predictors)
+    assert flow["all"] == 56_730
+    assert flow["target"] == int(raw["soil_moisture_5_daily"].notna().sum())
+    assert table["station"].nunique() > 90
