@@ -521,7 +521,7 @@ def test_models_are_trained_anew_where_the_seed_changes_and_back_gives_the_same(
             TINY,
             root,
             "predictors=[longitude, lst, overpass]",
-            "models={rf: {trees: 3, grid: {}}}",
+            "models={rf: {trees: 3, grid: {min_samples_leaf: [2]}}}",
             "fusion.residuals=[ratio]",
         )
     ) == list(STAGES[2:])

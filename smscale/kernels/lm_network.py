@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import lapack
 from threadpoolctl import ThreadpoolController
 
 from smscale.errors import InputError
@@ -186,6 +186,7 @@ class Networks:
         self.starts = [starts[np.add.reduceat(weight, starts) > 0].tolist() for weight in table.weight]
         self.own = [table.own(int(hidden)) for hidden in table.hidden]
         self.matrices: dict[int, Floats] = {}
+        self.last: dict[int, tuple[Floats, Floats]] = {}
         self.gradient = np.zeros((len(table.hidden), table.parameters))
 
     def array(self, values: ArrayLike) -> NDArray[Any]:
@@ -194,25 +195,22 @@ class Networks:
     def cost(self, x: Floats, which: NDArray[np.bool_]) -> Floats:
         found = np.full(len(x), np.nan)
 
-        def one(i: int) -> None:
-            squares = self._errors(x[i], i) ** 2
+        for i in np.flatnonzero(which):
+            squares = self._squares(x[i], i)
             # Without the padding: how a product of zeros is summed depends on the widest network of the batch.
             own = x[i, self.own[i][:-1]]
             found[i] = 0.5 * (self.table.weight[i] @ squares + self.table.decay[i] * (own @ own))
-
-        self._each(one, which)
         return found
 
     def mse(self, x: Floats, which: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Weighted mean squared errors (r,) on the training and on the validation samples; NaN where there are none."""
         found = np.full((2, len(x)), np.nan)
 
-        def one(i: int) -> None:
-            squares = self._errors(x[i], i) ** 2
+        for i in np.flatnonzero(which):
+            squares = self._squares(x[i], i)
             for side, weight in enumerate((self.table.weight[i], self.table.validation[i])):
-                found[side, i] = weight @ squares / weight.sum()
-
-        self._each(one, which)
+                if weight.any():
+                    found[side, i] = weight @ squares / weight.sum()
         return found[0], found[1]
 
     def linearise(self, x: Floats, which: NDArray[np.bool_]) -> Floats:
@@ -228,10 +226,13 @@ class Networks:
         def one(i: int) -> None:
             matrix, gradient = self.matrices[i].copy(), self.gradient[i, self.own[i]]
             matrix.flat[:: len(matrix) + 1] += damping[i]
-            _, found, failed = lapack.dposv(matrix.T, -gradient, lower=0, overwrite_a=1)
-            if not failed:
-                move[i, self.own[i]] = found
-                predicted[i] = 0.5 * (damping[i] * (found @ found) - found @ gradient)
+            try:
+                factor = np.linalg.cholesky(matrix)  # leaves the interpreter to the other threads, as scipy's does not
+            except np.linalg.LinAlgError:
+                return
+            found = -scipy.linalg.cho_solve((factor, True), gradient, check_finite=False)
+            move[i, self.own[i]] = found
+            predicted[i] = 0.5 * (damping[i] * (found @ found) - found @ gradient)
 
         self._each(one, which)
         return move, predicted
@@ -261,8 +262,16 @@ class Networks:
         gradient[:-1] += table.decay[i] * parameters[own[:-1]]
         return matrix, gradient
 
+    def _squares(self, parameters: Floats, i: int) -> Floats:
+        """(f(x) - y)^2 (n,), float64, of network i; kept, as a step's cost and its errors are asked for one after the other."""
+        last = self.last.get(i)
+        if last is not None and np.array_equal(last[0], parameters):
+            return last[1]
+        with _blas().limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
+            self.last[i] = parameters.copy(), self._errors(parameters, i) ** 2
+        return self.last[i][1]
+
     def _errors(self, parameters: Floats, i: int) -> Floats:
-        """f(x) - y (n,), float64, of network i."""
         neurons, alone = self._split(parameters, i)
         found = np.empty(len(self.y))
         for start in range(0, found.size, CHUNK):

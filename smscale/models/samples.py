@@ -18,6 +18,8 @@ Fold = tuple[Rows, Rows]
 
 #: Without groups, rows are clustered by their predictors: at most so many clusters, of this many rows on average.
 CLUSTERS, CLUSTER_ROWS = 25, 5
+#: Rows without which nothing can be trained.
+LEAST_TRAINING = 2
 #: What rounding leaves of a constant column, as a share of its mean.
 ROUNDING = 1e-12
 
@@ -137,12 +139,13 @@ def deal(labels: Labels, folds: int, rng: np.random.Generator) -> Labels:
 def inner_folds(group: Labels, folds: int, rng: np.random.Generator) -> list[Fold]:
     """(training, held-out) rows of each fold of whole groups, dealt by `deal`.
 
-    As many folds as there are groups where `folds` is more; one group alone is dealt row by row.
+    As many folds as there are groups where `folds` is more. Where one group has all rows but one, or all of them, rows are
+    dealt one by one: nothing could be trained on what it leaves.
     """
-    groups = np.unique(group).size
-    if groups == 1:
-        group, groups = np.arange(group.size, dtype=np.int64), group.size
-    folds = min(folds, groups)
+    counts = np.unique(group, return_counts=True)[1]
+    if counts.max() > group.size - LEAST_TRAINING:
+        group, counts = np.arange(group.size, dtype=np.int64), np.ones(group.size, np.int64)
+    folds = min(folds, counts.size)
     held = deal(group, folds, rng)
     return [(np.flatnonzero(held != number), np.flatnonzero(held == number)) for number in range(folds)]
 
