@@ -75,6 +75,36 @@ def test_history_sums_the_days_up_to_the_rows_own_by_station_and_stands_in_for_f
     assert value == pytest.approx(10 * np.delete(raw["rain"].to_numpy()[:10], [3, 5]).mean())
 
 
+def test_a_row_without_a_date_has_no_history_and_no_day_to_be_taken_on() -> None:
+    raw = made()
+    raw.loc[17, "day"] = pd.NaT
+    table, flow, missing = samples_of(raw, SPEC, ["rain_3d", "warmth"])
+    assert flow["predictors"] == flow["valid"] - 27  # 24 first days, the row without a date, and two days that need it
+    assert table["local_date"].notna().all()
+    thinned = Table("t", "flux", SPEC.columns, every=4)
+    _, flow, _ = samples_of(raw, thinned, ["warmth"])
+    assert flow["days"] == 12 * 10  # the row without a date is none of every fourth
+
+
+def test_a_table_changed_in_its_middle_is_read_again(tmp_path: Path) -> None:
+    recipe_of(tmp_path)
+    raw = pd.concat([made(), *[made().assign(name=f"x{i}_" + made()["name"]) for i in range(30)]], ignore_index=True)
+    path = recipe_of(tmp_path, table={"file": "t.csv", "target": "flux", "columns": dict(SPEC.columns)})
+    raw.to_csv(tmp_path / "t.csv", index=False, float_format="%.6f")
+    arguments = {"cluster": None, "only": "match", "progress": False}
+    settings = ["predictors=[rain, warmth]"]
+    workspace = Workspace(tmp_path / "w")
+    pipeline.run(config.read(path, settings), workspace, **arguments)
+    before = workspace.samples
+    text = (tmp_path / "t.csv").read_text()
+    at = text.index("\n", len(text) // 2) + 1
+    line = text[at : text.index("\n", at)]
+    other = line.replace(line.rsplit(",", 1)[1], "9" * len(line.rsplit(",", 1)[1]))
+    (tmp_path / "t.csv").write_text(text.replace(line, other, 1))
+    pipeline.run(config.read(path, settings), workspace, **arguments)
+    assert not workspace.samples.equals(before)
+
+
 @pytest.mark.parametrize(
     ("spec", "predictors", "what"),
     [
@@ -85,6 +115,7 @@ def test_history_sums_the_days_up_to_the_rows_own_by_station_and_stands_in_for_f
         ({"columns": {"local_date": "name"}}, ["rain"], "local_date holds no dates"),
         ({"columns": {}}, ["rain_3d"], r"\(for table.history\) lacks station, local_date"),
         ({"valid": (900.0, 901.0)}, PREDICTORS, "no row is left"),
+        ({"columns": {**SPEC.columns, "local_date": "zoned"}}, PREDICTORS, "has a time zone; give local_date"),
     ],
 )
 def test_a_table_that_cannot_be_taken_is_refused_in_one_line(
@@ -92,7 +123,7 @@ def test_a_table_that_cannot_be_taken_is_refused_in_one_line(
 ) -> None:
     values = {f: getattr(SPEC, f) for f in SPEC.__dataclass_fields__} | spec
     with pytest.raises(InputError, match=what) as error:
-        samples_of(made(), Table(**values), predictors)
+        samples_of(made().assign(zoned=made()["day"].dt.tz_localize("UTC")), Table(**values), predictors)
     assert "\n" not in str(error.value)
 
 

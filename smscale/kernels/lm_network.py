@@ -195,7 +195,7 @@ class Networks:
     def cost(self, x: Floats, which: NDArray[np.bool_]) -> Floats:
         found = np.full(len(x), np.nan)
 
-        for i in np.flatnonzero(which):
+        for i in np.flatnonzero(which).tolist():
             squares = self._squares(x[i], i)
             # Without the padding: how a product of zeros is summed depends on the widest network of the batch.
             own = x[i, self.own[i][:-1]]
@@ -206,7 +206,7 @@ class Networks:
         """Weighted mean squared errors (r,) on the training and on the validation samples; NaN where there are none."""
         found = np.full((2, len(x)), np.nan)
 
-        for i in np.flatnonzero(which):
+        for i in np.flatnonzero(which).tolist():
             squares = self._squares(x[i], i)
             for side, weight in enumerate((self.table.weight[i], self.table.validation[i])):
                 if weight.any():

@@ -196,7 +196,7 @@ def _standard(points: Floats) -> Floats:
 
 def _named(X: Floats, labels: Mapping[int, Labels], names: Sequence[str] | None) -> Family | None:
     """The family of the columns whose names say place; rows that never repeat there are each a place."""
-    columns = tuple(i for i, name in enumerate(names or ()) if str(name).lower() in PLACE_NAMES)
+    columns = tuple(i for i, name in enumerate(() if names is None else names) if str(name).lower() in PLACE_NAMES)
     if not columns:
         return None
     label = np.zeros(len(X), np.int64)

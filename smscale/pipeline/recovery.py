@@ -385,7 +385,7 @@ def fit_task(how: Training, name: str, model: str) -> dict[str, Any]:
         zoo.fitted(fitted),
         names,
         table[names],
-        {**how.provenance, "rows": len(table)},
+        {**how.provenance, "rows": len(table), "split": "none"},
         target=how.target,
         name=name,
         kind=model,

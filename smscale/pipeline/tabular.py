@@ -19,8 +19,9 @@ from smscale.evaluate import figures as draw
 from smscale.pipeline.drawing import draw_training
 from smscale.pipeline.page import model_tables, provenance, recipe_values
 from smscale.pipeline.plain import records
-from smscale.pipeline.run import Run, files_fingerprint, sealed
+from smscale.pipeline.run import Run, sealed
 from smscale.pipeline.train import train
+from smscale.store_inspection import file_checksum
 
 Stage = Callable[[Run], dict[str, Any]]
 
@@ -44,7 +45,7 @@ def read(run: Run) -> dict[str, Any]:
     """Make samples.parquet of the recipe's table; the report says what was left out."""
     recipe, spec = run.recipe, _spec(run.recipe)
     path = _file(recipe)
-    made_from = files_fingerprint([path])
+    made_from = file_checksum(path)  # all of it: a value changed in the middle is another table
     fingerprint = store.fingerprint("table", 1, made_from, recipe.part("table", "predictors"))
 
     def work() -> dict[str, Any]:
@@ -120,8 +121,8 @@ def samples_of(
     sieves["predictors"] = known.all(axis=1)
     if spec.every > 1:
         _require(numbers, ["local_date"], f"{name} (for table.every)", {})
-        day = numbers["local_date"].to_numpy("datetime64[D]").astype(np.int64)
-        sieves["days"] = (day - day.min()) % spec.every == 0
+        dates = numbers["local_date"]
+        sieves["days"] = ((dates - dates.min()).dt.days % spec.every == 0).to_numpy()  # false where there is no date
     if "weight" in numbers:
         sieves["samples"] = _numbers(numbers["weight"], "weight", name) > 0
     kept, flow = np.ones(len(numbers), bool), {"all": len(numbers)}
@@ -148,8 +149,10 @@ def _renamed(raw: pd.DataFrame, spec: Table, name: str) -> pd.DataFrame:
         return table
     try:
         dates = pd.to_datetime(table[source], format="ISO8601").dt.normalize()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{name}: {source} holds no dates ({' '.join(str(error).split())[:80]})") from None
+    if dates.dt.tz is not None:
+        raise InputError(f"{name}: {source} has a time zone; give local_date, the local solar date, without one")
     return table.assign(local_date=dates.astype("datetime64[s]"))
 
 
@@ -172,20 +175,22 @@ def _with_history(table: pd.DataFrame, history: Mapping[str, Any], name: str) ->
     if not history:
         return table
     _require(table, ["station", "local_date"], f"{name} (for table.history)", {})
-    if table.duplicated(["station", "local_date"]).any():
+    dated = table.dropna(subset=["station", "local_date"])
+    if dated.duplicated(["station", "local_date"]).any():
         raise InputError(f"{name}: table.history needs one row for each station and day; some have several")
     found = {}
-    wide = table.pivot(index="local_date", columns="station", values=list(history))
+    wide = dated.pivot(index="local_date", columns="station", values=list(history))
     wide = wide.reindex(pd.date_range(wide.index.min(), wide.index.max()))
     at = (
         wide.index.get_indexer(pd.Index(table["local_date"])),
         wide[next(iter(history))].columns.get_indexer(pd.Index(table["station"])),
     )
+    known = (at[0] >= 0) & (at[1] >= 0)  # a row has a date and a station
     for column, lengths in history.items():
         for days in lengths:
             least = max(1, int(np.ceil(KNOWN_DAYS * days)))
             mean = wide[column].astype(float).rolling(days, min_periods=least).mean()
-            found[f"{column}_{days}d"] = days * mean.to_numpy()[at]
+            found[f"{column}_{days}d"] = np.where(known, days * mean.to_numpy()[at], np.nan)
     return table.assign(**found)
 
 

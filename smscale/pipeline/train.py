@@ -268,6 +268,7 @@ def _scored(recipe: Recipe, predictions: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _write_scores(run: Run, scored: pd.DataFrame) -> None:
     if scored.empty:
+        (run.workspace.report / SCORES).unlink(missing_ok=True)
         return
     run.workspace.report.mkdir(parents=True, exist_ok=True)
     text = scored.to_csv(index=False, float_format="%.6g", lineterminator="\n")
@@ -298,9 +299,11 @@ def _report(how: Training, table: pd.DataFrame, results: Mapping[str, Any], scor
     models = list(how.models)
     inner = pd.DataFrame([row for name in models for row in results[f"inner/{name}"]["rows"]])
     train_rows, validation_rows = how.sides(table)
+    between = len(table) - len(train_rows) - len(validation_rows)
+    gap = {"gap": between} if between else {}
     fit = {name: results[f"fit/{name}"] for name in models}
     return {
-        "rows": {"training": len(train_rows), "validation": len(validation_rows)},
+        "rows": {"training": len(train_rows), "validation": len(validation_rows), **gap},
         "validation": [{"model": name, "split": how.split.validation, **fit[name]["validation"]} for name in models],
         "training": [{"model": name, **fit[name]["training"]} for name in models],
         "inner": records(inner),
