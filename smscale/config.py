@@ -191,8 +191,8 @@ LEAST = {
     "seed": 0,
     "split.inner_folds": 2,
     "split.folds": 2,
-    "split.block_days": 1,
-    "split.block_cells": 1,
+    "split.block_days": 10,
+    "split.block_cells": 3,
     "fusion.neighbours": 1,
     "fusion.idw_neighbours": 1,
     "fusion.idw_power": 0,
@@ -200,6 +200,9 @@ LEAST = {
     "match.tolerance_hours": 0,
     "resources.workers": 1,
 }
+#: Most that settings may be: a century, an ocean.
+MOST = {"split.block_days": 36_500, "split.block_cells": 1_000}
+MOST_HISTORY_DAYS = 3_650
 
 
 @dataclass(frozen=True)
@@ -410,6 +413,12 @@ def _check(recipe: Recipe, where: str) -> None:
         value = operator.attrgetter(key)(recipe)
         if value is not None and not value >= least:  # nor NaN
             refuse(key, value, f"at least {least}")
+    for key, most in MOST.items():
+        value = operator.attrgetter(key)(recipe)
+        if value is not None and value > most:
+            refuse(key, value, f"at most {most}")
+    if recipe.split.validation not in ("random",) and recipe.split.fraction > 0.5:
+        refuse("split.fraction", recipe.split.fraction, "at most 0.5 where blocks are held out")
     if recipe.seed >= 2**32:
         refuse("seed", recipe.seed, "less than 2**32")
     if not 0 <= recipe.bounds[0] < recipe.bounds[1] <= 1:
@@ -430,7 +439,7 @@ def _check(recipe: Recipe, where: str) -> None:
         raise RecipeError(
             f"{where}: expected exactly one of inputs (a folder of raw files), world (a nature run), recovery, table; found {' and '.join(given) or 'none'}"
         )
-    if not recipe.name or any(c in recipe.name for c in "/\\ "):
+    if recipe.name in ("", ".", "..") or any(c in recipe.name for c in "/\\ "):
         refuse("name", recipe.name, "a name without spaces or slashes")
     if recipe.inputs:
         if recipe.region is None and recipe.outline is None:
@@ -456,6 +465,9 @@ def _check(recipe: Recipe, where: str) -> None:
             refuse("period", list(recipe.period), "two ISO dates, as [2017-06-10, 2017-11-30]")
         if last < first:
             refuse("period", list(recipe.period), "a first day that is not after the last")
+    named = {recipe.split.validation, recipe.split.inner, *recipe.split.compare}
+    if "station-block" in named and not recipe.table:
+        refuse("split", "station-block", "blocks of time or space: SMAP's samples have no station, only a table has")
     if recipe.table:
         _check_table(recipe.table, recipe.predictors, refuse)
     for name in () if recipe.table else recipe.predictors:
@@ -489,8 +501,14 @@ def _check_table(table: Table, predictors: Sequence[str], refuse: Callable[[str,
         if name not in TABLE_COLUMNS:
             refuse("table.columns", name, f"names among {', '.join(TABLE_COLUMNS)}")
     for name, days in table.history.items():
-        if not isinstance(days, list | tuple) or not days or not all(type(d) is int and d >= 1 for d in days):
-            refuse(f"table.history.{name}", days, "a list of numbers of days, as [3, 10, 30]")
+        if (
+            not isinstance(days, list | tuple)
+            or not days
+            or not all(type(d) is int and 1 <= d <= MOST_HISTORY_DAYS for d in days)
+        ):
+            refuse(
+                f"table.history.{name}", days, f"a list of numbers of days up to {MOST_HISTORY_DAYS}, as [3, 10, 30]"
+            )
     if table.valid is not None and not table.valid[0] < table.valid[1]:
         refuse("table.valid", list(table.valid), "[least, greatest] of the target")
     if table.every < 1:

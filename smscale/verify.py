@@ -381,7 +381,8 @@ def _expected(workspace: Workspace, stage: str, report: dict[str, Any]) -> Itera
     """Files that a finished stage leaves, each with how it is checked; a check returns what is wrong."""
     if stage == "match":
         yield workspace.samples_path, lambda path: _table(path, report.get("samples"))
-        yield workspace.root / "samples.csv", lambda path: _rows(path, report.get("samples"))
+        if not workspace.recipe.get("table"):  # a table of one's own is not written again as CSV
+            yield workspace.root / "samples.csv", lambda path: _rows(path, report.get("samples"))
     elif stage == "train":
         names = {p.name for p in (workspace.root / "models").glob("[!.]*") if p.is_dir()}
         names |= set(workspace.recipe.get("models") or ()) if not workspace.recipe.get("recovery") else set()

@@ -7,9 +7,9 @@ from smscale.models.blend import blend
 
 
 def test_by_hand() -> None:
-    """Departures 1 and 1, of which the truth bears out 0.5 and 0.7: s = 0.6, its standard error sqrt(0.02) / 2 = 0.0707."""
+    """Departures 1 and 1, of which the truth bears out 0.5 and 0.7: s = 0.6, its standard error sqrt(2 0.02) / 2 = 0.1."""
     found = blend(np.array([[1.0, 2.0]]), np.array([0.0, 1.0]), np.array([0.5, 1.7]), np.ones(2), np.arange(2), 1)
-    assert found.share == pytest.approx(0.6 * (1 - 2 * (0.0707107 / 0.6) ** 2))
+    assert found.share == pytest.approx(0.6 * (1 - 2 * (0.1 / 0.6) ** 2))
     assert found.mse == pytest.approx(((found.share - 0.5) ** 2 + (found.share - 0.7) ** 2) / 2)
 
 
@@ -71,3 +71,12 @@ def test_networks_that_say_what_the_ridge_says_change_nothing() -> None:
     found = blend(ridge[None], ridge, y, np.ones(50), np.arange(50), members=3)
     assert found.share == 0
     assert found.mse == pytest.approx(np.mean((ridge - y) ** 2))
+
+
+def test_one_observation_says_nothing_and_two_places_are_two() -> None:
+    """A gain of two places is judged by their scatter, G / (G - 1) of it: fifty rows at each do not make it surer."""
+    assert blend(np.ones((1, 1)), np.zeros(1), np.ones(1), np.ones(1), np.zeros(1, np.int64), 1).share == 0
+    y = np.repeat([0.8, 0.4], 50)
+    found = blend(np.ones((1, 100)), np.zeros(100), y, np.ones(100), np.repeat([0, 1], 50), 1)
+    error = np.std([0.8, 0.4], ddof=1) / np.sqrt(2)
+    assert found.share == pytest.approx(0.6 * (1 - 2 * (error / 0.6) ** 2))

@@ -35,6 +35,8 @@ SMALL: dict[str, Any] = {
     "members": 3,
 }
 FAST = SMALL | {"epochs": 2}
+#: Batches smaller than the table: over all its rows what a ridge leaves sums to rounding, of which Adam's first step would take the sign.
+SHARED = FAST | {"dropout": 0.0, "batch_size": 16}
 
 
 def made(rows: int = 120, predictors: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -341,6 +343,16 @@ def test_checkpoint_of_other_data_or_settings_is_not_taken(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("cnn-*.ckpt"))) == 3
 
 
+def test_checkpoint_of_other_libraries_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smscale.models import cnn_lightning
+
+    X, y = made(60)
+    CNNRegressor(random_state=0, checkpoint=tmp_path, **FAST).fit(X, y)
+    monkeypatch.setattr(cnn_lightning, "versions", lambda: {"torch": "0.0"})
+    CNNRegressor(random_state=0, checkpoint=tmp_path, **FAST).fit(X, y)
+    assert len(list(tmp_path.glob("cnn-*.ckpt"))) == 2
+
+
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     X, y = made(60)
     network = CNNRegressor(random_state=0, checkpoint=tmp_path, **FAST).fit(X, y)
@@ -384,10 +396,10 @@ DISTRIBUTED = """
 import sys
 import numpy as np
 from smscale import CNNRegressor
-from tests.test_cnn import FAST, made
+from tests.test_cnn import SHARED, made
 
 if __name__ == "__main__":
-    model = CNNRegressor(random_state=0, accelerator="cpu", devices=2, **(FAST | {"dropout": 0.0})).fit(*made(61))
+    model = CNNRegressor(random_state=0, accelerator="cpu", devices=2, **SHARED).fit(*made(61))
     np.savez(sys.argv[1], history=model.history_["validation_mse"], **model.arrays_)
 """
 
@@ -399,7 +411,7 @@ def test_two_processes_take_the_steps_of_one_and_hand_the_result_back(tmp_path: 
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    alone = CNNRegressor(random_state=0, accelerator="cpu", **(FAST | {"dropout": 0.0})).fit(*made(61))
+    alone = CNNRegressor(random_state=0, accelerator="cpu", **SHARED).fit(*made(61))
     with np.load(tmp_path / "model.npz") as found:
         # Without dropout the gradients of a batch are the same but for the order of float32 sums.
         np.testing.assert_allclose(found["history"], alone.history_["validation_mse"], rtol=1e-4)

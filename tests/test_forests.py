@@ -3,6 +3,7 @@
 import pickle
 import warnings
 
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,11 +18,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
+from smscale import blocks
 from smscale.errors import InputError, RecipeError
-from smscale.models import zoo
+from smscale.models import boosting_dask, zoo
 from smscale.models.boosting import BoostedTrees, TunedXGB, stages, xgb_from_arrays, xgb_to_arrays
 from smscale.models.forests import PAPER_FOLDS, PAPER_GRID, TunedForest, rf_from_arrays, rf_to_arrays
 from smscale.models.residual_trees import ResidualTrees, Shrunk, varying
+from smscale.models.samples import Samples
 
 FOREST = {"grid": {"min_samples_leaf": (2, 8), "max_features": (0.5,)}, "folds": 3, "trees": 30}
 BOOSTING = {"grid": {"max_depth": (2, 3), "min_child_weight": (5,)}, "folds": 3, "rounds": 64}
@@ -471,3 +474,54 @@ def test_distributed_boosting_agrees_with_the_local_one(table: tuple, tmp_path) 
     assert "tolerance" in meta["reproducible"]
     assert set(arrays) == set(xgb_to_arrays(here)[0])
     np.testing.assert_array_equal(xgb_from_arrays(arrays, meta).predict(X), there.predict(X).astype(np.float32))
+
+
+def _train(X: np.ndarray, y: np.ndarray, place: np.ndarray) -> int:
+    settings = BOOSTING | {"grid": {"columns": ("all",), "base": ("ridge",), "max_depth": (3,)}}
+    model = TunedXGB(**settings, distributed=True).fit(X, y, place)
+    assert np.isfinite(model.predict(X)).all()
+    return model.best_estimator_.trees_.workers_
+
+
+def test_distributed_boosting_is_a_task_of_the_run_in_this_process(tmp_path) -> None:
+    """The engine sets a scheduler of its own around a task; the workers at hand are asked all the same."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        client.as_current(),
+    ):
+        tasks = [blocks.Task("xgb", _train, stations("curved"))]
+        assert blocks.run(tasks, blocks.Ledger(tmp_path), None, progress=False).results == {"xgb": 2}
+
+
+def test_the_linear_part_is_the_same_however_the_table_is_divided(monkeypatch) -> None:
+    X, y, place = stations("curved")
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(y=y, place=place)
+    monkeypatch.setattr(boosting_dask, "SAMPLE_ROWS", len(frame) // 3)
+    model = ResidualTrees(BoostedTrees(rounds=2), columns="varying")
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+
+        def fitted(parts: int, seed: int = 0) -> ResidualTrees:
+            lazy = dd.from_pandas(frame, npartitions=parts)
+            return boosting_dask.fit_distributed(client, lazy, list("abcd"), "y", None, "place", model, seed)
+
+        whole, halves, quarters, other = fitted(1), fitted(2), fitted(4), fitted(1, seed=1)
+        sample = boosting_dask._sampled(dd.from_pandas(frame, npartitions=2), len(frame), 0)
+    for divided in (halves, quarters):
+        assert divided.linear_.intercept == whole.linear_.intercept
+        np.testing.assert_array_equal(divided.linear_.coefficients, whole.linear_.coefficients)
+        np.testing.assert_array_equal(divided.columns_, whole.columns_)
+    assert other.linear_.intercept != whole.linear_.intercept  # the seed draws
+    assert len(sample) == pytest.approx(len(frame) / 3, rel=0.3)
+    assert sample.merge(frame).shape == sample.shape
+
+
+def test_workers_get_the_linear_part_of_all_rows_that_are_here(monkeypatch) -> None:
+    X, y, place = stations("curved")
+    monkeypatch.setattr(boosting_dask, "SAMPLE_ROWS", 50)
+    local = ResidualTrees(BoostedTrees(rounds=3), columns="varying").fit(X, y, place)
+    samples = Samples(X.astype(np.float32).astype(np.float64), y, np.ones(len(y)), place)
+    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        grown = boosting_dask.fit_in_memory(client, local, samples)
+    np.testing.assert_array_equal(grown.linear_.coefficients, local.linear_.coefficients)
+    np.testing.assert_array_equal(grown.columns_, local.columns_)

@@ -1,9 +1,13 @@
 """GABPRegressor: scikit-learn's contract, what its folds and artefacts promise, Lightning against the plain loop."""
 
 import hashlib
+import logging
 import pickle
+import signal
 import subprocess
 import sys
+import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from smscale.errors import InputError
-from smscale.models.gabp import GABPRegressor
-from smscale.models.network import ARRAYS, fold
-from smscale.models.samples import inner_folds
+from smscale.models import gabp
+from smscale.models.gabp import GABPRegressor, Member
+from smscale.models.network import ARRAYS, fold, gabp_to_arrays
+from smscale.models.samples import Samples, inner_folds
 
 QUICK: dict[str, Any] = {
     "population": 20,
@@ -144,6 +149,63 @@ def test_a_spoiled_checkpoint_is_refused_and_a_spoiled_population_made_again(tab
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(InputError, match=r"is no checkpoint of this training .* remove it"):
         quick(engine="lightning", checkpoint=tmp_path).fit(*table)
+
+
+def test_a_checkpoint_of_another_goal_or_other_libraries_is_not_taken(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice the target is the same standardised table, but the same goal is then a quarter as far."""
+    X, y = table
+    goal = 2e-4
+    quick(engine="lightning", checkpoint=tmp_path, mse_goal=goal).fit(X, y)
+    again = quick(engine="lightning", checkpoint=tmp_path, mse_goal=goal).fit(X, 2 * y)
+    assert digest(again) == digest(quick(mse_goal=goal).fit(X, 2 * y))
+    assert len(list(tmp_path.glob("*.ckpt"))) == 2
+    monkeypatch.setattr(gabp, "versions", lambda: {"numpy": "0.0"})
+    quick(engine="lightning", checkpoint=tmp_path, mse_goal=goal).fit(X, y)
+    assert len(list(tmp_path.glob("*.ckpt"))) == 3
+
+
+def test_ctrl_c_ends_a_fit_as_a_keyboard_interrupt(table: Table) -> None:
+    from pytorch_lightning import Callback
+
+    class Interrupting(Callback):
+        def on_train_batch_end(self, *given: Any) -> None:
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        quick(engine="lightning", trainer_options={"callbacks": [Interrupting()]}).fit(*table)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_what_is_the_processs_is_put_back_when_the_last_thread_leaves() -> None:
+    from smscale.models.lightning_run import LOGGERS, silence
+
+    levels = [logging.getLogger(name).level for name in LOGGERS]
+    filters = list(warnings.filters)
+    first, second = silence.held(), silence.held()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert all(logging.getLogger(name).level == logging.ERROR for name in LOGGERS)
+    second.__exit__(None, None, None)
+    assert [logging.getLogger(name).level for name in LOGGERS] == levels
+    assert warnings.filters == filters
+
+
+def test_an_artefact_does_not_tell_where_it_was_trained(table: Table, tmp_path: Path) -> None:
+    here = gabp_to_arrays(quick().fit(*table))
+    there = gabp_to_arrays(quick(engine="lightning", n_jobs=2, accelerator="cpu", checkpoint=tmp_path).fit(*table))
+    assert here[1] == there[1]
+    assert all(here[0][name].tobytes() == there[0][name].tobytes() for name in ARRAYS)
+
+
+def test_a_scale_too_small_to_divide_by_is_refused(table: Table) -> None:
+    network = dict(quick().fit(*table).network_)
+    network["scale"] = np.array([5e-324, 1, 1, 1])
+    with pytest.raises(InputError, match=r"least scale is 4\.94e-324"):
+        fold(network)
 
 
 PROCESSES = """
@@ -349,6 +411,49 @@ def test_inner_folds_keep_groups_whole_and_cover_every_row() -> None:
         assert 40 < len(held) < 120
     assert len(inner_folds(group[:40], 50, rng)) == len(set(group[:40]))
     assert len(inner_folds(np.zeros(9, np.int64), 3, rng)) == 3
+
+
+def test_memory_does_not_grow_with_the_networks_that_share_rows() -> None:
+    """Four decays on the same folds: one set of weights."""
+    rng = np.random.default_rng(0)
+    X, rows = rng.normal(size=(8000, 10)), 8000
+    y = np.tanh(X[:, 0]) + rng.normal(size=rows)
+    peaks = []
+    for decays in ((0.01,), (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)):
+        model = quick(members=5, repeats=2, decays=decays, max_steps=2, population=4, generations=1)
+        tracemalloc.start()
+        model.fit(X, y, groups=np.arange(rows) % 40)
+        peaks.append(tracemalloc.get_traced_memory()[1] / rows)
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 100
+
+
+@pytest.mark.parametrize("stations", [3, 4, 6, 9])
+def test_few_groups_judge_networks_that_they_have_not_stopped(
+    table: Table, stations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Member] = []
+    judged = GABPRegressor._judged
+
+    def watch(self: GABPRegressor, samples: Samples, members: list[Member], *rest: Any) -> Any:
+        for member in members:
+            group = [set(samples.group[rows]) for rows in (member.train, member.stop, member.judge)]
+            assert len(set.union(*group)) == sum(map(len, group))
+        seen.extend(members)
+        return judged(self, samples, members, *rest)
+
+    monkeypatch.setattr(GABPRegressor, "_judged", watch)
+    quick(members=5).fit(*table, groups=np.arange(300) % stations)
+    # Of three stations one fold holds two, the other one: it judges nothing.
+    assert sum(member.judge.size > 0 for member in seen) >= len(seen) // 2
+    assert max(len(member.judge) for member in seen) >= 300 // stations
+
+
+@pytest.mark.parametrize("stations", [1, 2])
+def test_where_no_fold_holds_two_groups_rows_judge(table: Table, stations: int) -> None:
+    model = quick(members=5).fit(*table, groups=np.arange(300) % stations)
+    assert np.isfinite(model.inner_score_)
+    assert 0 <= model.shrinkage_ <= 1
 
 
 def test_groups_change_the_inner_folds_and_their_length_is_checked(table: Table) -> None:

@@ -405,6 +405,27 @@ def test_samples_of_weight_zero_teach_nothing(engine: str) -> None:
     np.testing.assert_allclose(third.best_mse, first.best_mse, rtol=1e-7)
 
 
+@pytest.mark.parametrize("engine", ["numpy", "torch-cpu"])
+def test_networks_that_share_their_weights_train_as_with_copies_of_them(engine: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 3)), rng.normal(size=90)
+    held = np.arange(90) % 3 == np.arange(3)[:, None]
+    # The third row of weights is nobody's, as where another process trains its networks.
+    member = np.array([1, 0, 1, 0])
+    start = rng.normal(size=(4, lm_network.parameter_count(3, 2)))
+    shared, copied = (
+        lm_network.to_numpy(lm_network.train(problem, start, lm.Settings(max_steps=8)))
+        for problem in (
+            networks(engine, x, y, ~held, [2] * 4, 0.1, held, member=member),
+            networks(engine, x, y, ~held[member], [2] * 4, 0.1, held[member]),
+        )
+    )
+    for name, values in lm_network.arrays(shared).items():
+        np.testing.assert_array_equal(values, lm_network.arrays(copied)[name])
+    with pytest.raises(InputError, match="one of the 3 rows of weight"):
+        networks(engine, x, y, ~held, [2] * 4, 0.1, held, member=[0, 1, 2, 3])
+
+
 @every_engine
 def test_training_stops_on_validation_and_keeps_its_best(engine: str) -> None:
     rng = np.random.default_rng(2)

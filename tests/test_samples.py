@@ -6,11 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import check_estimator
 
 from smscale.models.places import place_groups
-from smscale.models.ridge import MeanBaseline, RidgeBaseline, ridge_coefficients, ridge_penalty
+from smscale.models.ridge import (
+    PENALTIES,
+    MeanBaseline,
+    RidgeBaseline,
+    held_out_lines,
+    ridge_coefficients,
+    ridge_penalty,
+)
 from smscale.models.samples import (
     CLUSTERS,
     Samples,
@@ -238,6 +246,35 @@ def test_ridge_coefficients_solve_the_normal_equations(penalty: float) -> None:
     share = weight / weight.sum()
     expected = np.linalg.solve((X.T * share) @ X + penalty * np.eye(4), X.T @ (share * y))
     np.testing.assert_allclose(ridge_coefficients(X, y, weight, penalty), expected, rtol=1e-9)
+
+
+def test_held_out_lines_are_scikit_learns_with_an_intercept_and_know_nothing_of_what_they_hold_out() -> None:
+    rng = np.random.default_rng(0)
+    X, y, weight = rng.normal(size=(60, 3)), rng.normal(size=60), rng.uniform(0.5, 2, 60)
+    group = np.arange(60) // 10
+    y += group
+    folds = inner_folds(group, 3, rng)
+    penalties = np.array([0.01, 0.5])
+    for (train, held), lines in zip(folds, held_out_lines(X, y, weight, folds, penalties), strict=True):
+        for column, penalty in enumerate(penalties):
+            peer = Ridge(penalty * weight[train].sum()).fit(X[train], y[train], sample_weight=weight[train])
+            np.testing.assert_allclose(lines.at(X[held])[:, column], peer.predict(X[held]), rtol=1e-9)
+
+
+def test_ridge_penalty_is_that_of_scikit_learns_pipeline_on_the_same_folds() -> None:
+    """Six stations whose offsets the means of all rows would tell; each fold is left to find its own intercept."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(6), 8)
+        X = rng.normal(size=(6, 5))[group] + 0.5 * rng.normal(size=(48, 5))
+        y = X @ rng.normal(size=5) + 3 * rng.normal(size=6)[group]
+        X, y = (X - X.mean(axis=0)) / X.std(axis=0), (y - y.mean()) / y.std()
+        errors = np.zeros(PENALTIES.size)
+        for train, held in inner_folds(group, 5, np.random.default_rng(0)):
+            for number, penalty in enumerate(PENALTIES):
+                peer = Ridge(penalty * train.size).fit(X[train], y[train])
+                errors[number] += np.sum((peer.predict(X[held]) - y[held]) ** 2)
+        assert ridge_penalty(X, y, np.ones(48), group, 0) == PENALTIES[errors.argmin()]
 
 
 @pytest.mark.parametrize("baseline", [MeanBaseline(), RidgeBaseline()], ids=["mean", "ridge"])

@@ -1,28 +1,33 @@
 """The search: the same table wherever it runs, no fit repeated, failures named, Hyperband, and what a recipe may ask for."""
 
 import json
+import os
 import warnings
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from scipy.stats import uniform
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import Ridge, SGDRegressor
 from sklearn.model_selection import GridSearchCV, ParameterSampler
 from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils.estimator_checks import check_estimator
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from smscale.errors import InputError, RecipeError
+from smscale.errors import InputError, RecipeError, TaskError
 from smscale.models import zoo
+from smscale.models.fit_records import one_thread
 from smscale.models.forests import TunedForest
 from smscale.models.hyperband import hyperband
+from smscale.models.ridge import ridge_coefficients
 from smscale.models.samples import inner_folds
-from smscale.models.search import Searched, candidates, one_thread, search
+from smscale.models.search import Searched, candidates, search
 
 SPACE = {"max_depth": [1, 3, 6], "min_samples_leaf": [1, 10]}
 
@@ -42,6 +47,61 @@ def client() -> Client:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+class _Eigen(RegressorMixin, BaseEstimator):
+    """A ridge by eigenvectors, whose last bits follow the threads of BLAS."""
+
+    def __init__(self, alpha: float = 1.0):
+        self.alpha = alpha
+
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> "_Eigen":
+        self.threads_ = max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        self.slopes_ = ridge_coefficients(X, y, np.ones(len(y)), self.alpha)
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return X @ self.slopes_
+
+
+class Lost(Ridge):
+    """A ridge that the machine fails where alpha is 2."""
+
+    def __init__(self, alpha: float = 1.0, how: str = "memory"):
+        super().__init__(alpha=alpha)
+        self.how = how
+
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> "Lost":
+        if self.alpha == 2:
+            if self.how == "worker":
+                os._exit(1)
+            raise MemoryError if self.how == "memory" else OSError("no space left on device")
+        return super().fit(X, y, sample_weight)
+
+
+class Epochs(RegressorMixin, BaseEstimator):
+    """A regressor with partial_fit whose settings must keep their types."""
+
+    def __init__(self, hidden: tuple = (1,), depth: np.int64 | None = None, rate: float = 0.1, wrong: str = ""):
+        self.hidden = hidden
+        self.depth = depth
+        self.rate = rate
+        self.wrong = wrong
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Epochs":
+        return self.partial_fit(X, y)
+
+    def partial_fit(self, X: np.ndarray, y: np.ndarray) -> "Epochs":
+        if self.wrong:
+            raise MemoryError
+        assert type(self.hidden) is tuple
+        assert self.depth is None or type(self.depth) is np.int64
+        mean = getattr(self, "mean_", 0.0)
+        self.mean_ = mean + self.rate * (y.mean() - mean) + 1e-3 * sum(self.hidden) * (self.depth or 0)
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return np.full(len(X), self.mean_)
 
 
 class Counted(RegressorMixin, BaseEstimator):
@@ -126,6 +186,23 @@ def test_the_choice_is_made_inside_the_rows_that_are_fitted(table: tuple) -> Non
     fits = [Searched(Ridge(), {"alpha": [0.1, 10.0]}).fit(X[:150], part[:150], groups[:150]) for part in (y, changed)]
     assert fits[0].best_params_ == fits[1].best_params_
     np.testing.assert_array_equal(fits[0].predict(X), fits[1].predict(X))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [TunedForest({"min_samples_leaf": (5,)}, folds=2, trees=3), Searched(_Eigen(), {"alpha": [0.1, 1.0]}, folds=2)],
+)
+def test_the_threads_of_the_process_change_nothing(model: BaseEstimator) -> None:
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(1500, 100))  # enough for BLAS to divide the work
+    y = X @ rng.normal(size=100) + rng.normal(size=1500)
+    fits = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            fits.append(clone(model).fit(X, y, np.arange(1500) // 100).best_estimator_)
+    if isinstance(model, Searched):
+        assert [fit.threads_ for fit in fits] == [1, 1]
+    np.testing.assert_array_equal(*(fit.predict(X) for fit in fits))
 
 
 def test_one_thread_is_one_thread_and_is_put_back() -> None:
@@ -237,9 +314,36 @@ def test_settings_that_fail_are_left_out_and_named(
         search(arguments[0], settings[:1], *arguments[2:])
 
 
-def _on(client: Client, *arguments: object) -> pd.DataFrame:
+def _on(client: Client, *arguments: object, **more: object) -> pd.DataFrame:
     with client.as_current():
-        return search(*arguments)
+        return search(*arguments, **more)
+
+
+@pytest.mark.parametrize("how", ["memory", "disk"])
+@pytest.mark.parametrize("on_a_client", [False, True])
+def test_a_fit_that_the_machine_failed_ends_the_search_and_is_no_failed_setting(
+    table: tuple, tmp_path: Path, client: Client, how: str, on_a_client: bool
+) -> None:
+    X, y, groups = table
+    arguments = (Lost(how=how), [{"alpha": 1.0}, {"alpha": 2.0}], X, y, folds_of(groups, 2))
+    reason = "MemoryError" if how == "memory" else "OSError: no space left"
+    with pytest.raises(TaskError, match=f"alpha': 2.0.* through no fault of a setting: {reason}"):
+        _on(client, *arguments, records=tmp_path) if on_a_client else search(*arguments, records=tmp_path)
+    with pytest.raises(TaskError, match=reason):  # nor of a search around it
+        search(Searched(Lost(how=how), {"alpha": [1.0, 2.0]}, folds=2), [{"folds": 2}, {"folds": 3}], *arguments[2:])
+    if on_a_client:  # the others finish, and are kept
+        assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_a_fit_lost_with_its_worker_ends_the_search(table: tuple) -> None:
+    X, y, groups = table
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        pytest.raises(TaskError, match=r"of 4 fits lost, .*: (KilledWorker|a worker that held)"),
+    ):
+        _on(client, Lost(how="worker"), [{"alpha": 1.0}, {"alpha": 2.0}], X, y, folds_of(groups, 2))
 
 
 def test_bad_input_is_one_line(table: tuple) -> None:
@@ -304,7 +408,7 @@ def test_hyperband_holds_out_the_folds_rows_and_names_what_fails(table: tuple, c
     X, y, groups = table
     train, held = folds_of(groups)[0]
     with client.as_current():
-        found = hyperband(SGDRegressor(random_state=0), {"alpha": [1e-3, -1.0]}, X, y, (train, held), calls=3)
+        _, found = hyperband(SGDRegressor(random_state=0), {"alpha": [1e-3, -1.0]}, X, y, (train, held), calls=3)
         with pytest.raises(InputError, match="none of"):
             hyperband(SGDRegressor(), {"alpha": [-1.0]}, X, y, (train, held), calls=3)
     good = found.loc[found["alpha"] > 0]
@@ -314,6 +418,38 @@ def test_hyperband_holds_out_the_folds_rows_and_names_what_fails(table: tuple, c
     for _ in range(int(entry["calls"])):
         model.partial_fit(X[train], y[train])
     assert entry["rmse"] == pytest.approx(np.sqrt(np.mean((model.predict(X[held]) - y[held]) ** 2)), rel=1e-9)
+
+
+def test_a_resumed_bracket_has_settings_of_the_same_types(table: tuple, tmp_path: Path, client: Client) -> None:
+    X, y, groups = table
+    space = {"hidden": [(1,), (2, 1)], "depth": [np.int64(5), np.int64(7), None], "rate": uniform(0.1, 0.8)}
+    arguments = (X, y, folds_of(groups)[0])
+    with client.as_current():
+        settings, found = hyperband(Epochs(), space, *arguments, calls=9, records=tmp_path)
+        kept = sorted(tmp_path.glob("*.json"))
+        written = [record.stat().st_mtime_ns for record in kept]
+        space["rate"] = uniform(0.1, 0.8)  # another object, as in another process
+        again, resumed = hyperband(Epochs(), space, *arguments, calls=9, records=tmp_path)
+        assert [record.stat().st_mtime_ns for record in kept] == written
+        assert len(list(tmp_path.glob("*.json"))) == len(kept) == 3
+        kept[0].write_text(kept[0].read_text()[:30])  # broken: run again, not raised
+        repaired = hyperband(Epochs(), space, *arguments, calls=9, records=tmp_path)[1]
+        space["rate"] = uniform(0.1, 0.7)
+        hyperband(Epochs(), space, *arguments, calls=9, records=tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 6
+    pd.testing.assert_frame_equal(found, resumed)
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), repaired.drop(columns="seconds"))
+    assert json.loads(kept[0].read_text())["rows"]
+    assert settings == again
+    assert {type(setting["hidden"]) for setting in again} == {tuple}
+    assert {type(setting["depth"]) for setting in again} == {np.int64, type(None)}
+    assert found["failure"].eq("").all()
+
+
+def test_hyperband_ends_where_the_machine_fails_a_fit(table: tuple, client: Client) -> None:
+    X, y, groups = table
+    with client.as_current(), pytest.raises(TaskError, match="through no fault of a setting: MemoryError"):
+        hyperband(Epochs(), {"wrong": ["", "memory"]}, X, y, folds_of(groups)[0], calls=3)
 
 
 def test_hyperband_needs_partial_fit_and_a_client(table: tuple) -> None:

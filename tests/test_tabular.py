@@ -18,6 +18,7 @@ from smscale.config import Table
 from smscale.errors import InputError
 from smscale.models import load_model
 from smscale.pipeline.tabular import samples_of
+from smscale.verify import verify
 from smscale.workspace import Workspace
 
 PREDICTORS = ["rain", "rain_3d", "warmth", "day_of_year_cos"]
@@ -55,7 +56,7 @@ def test_samples_hold_target_predictors_and_what_is_known_of_the_rows() -> None:
     raw.loc[7, "flux"] = 1e6
     raw.loc[9, "warmth"] = np.inf
     table, flow, missing = samples_of(raw, SPEC, PREDICTORS)
-    assert flow == {"all": 480, "target": 479, "valid": 478, "predictors": 478 - 1 - 24}  # 2 first days of 12 stations
+    assert flow == {"all": 480, "target": 479, "valid": 478, "predictors": 453, "places": 453}  # 1 and 2 first days of 12 stations
     assert missing == {"rain_3d": 24, "warmth": 1}
     assert set(table.columns) == {"station", "local_date", "longitude", "latitude", "flux", *PREDICTORS}
     assert np.isfinite(table[[*PREDICTORS, "flux"]].to_numpy()).all()
@@ -105,6 +106,16 @@ def test_a_table_changed_in_its_middle_is_read_again(tmp_path: Path) -> None:
     assert not workspace.samples.equals(before)
 
 
+def test_rows_without_a_place_beyond_float32_or_there_twice_are_left_out_and_counted() -> None:
+    raw = made()
+    raw.loc[100, "x"] = np.nan
+    raw.loc[101, "warmth"] = 1e39
+    spec = Table("t", "flux", SPEC.columns)
+    _, flow, missing = samples_of(pd.concat([raw, raw[200:203]]), spec, ["rain", "warmth"])
+    assert flow == {"all": 483, "target": 483, "predictors": 482, "places": 481, "repeats": 478}
+    assert missing == {"warmth": 1}
+
+
 @pytest.mark.parametrize(
     ("spec", "predictors", "what"),
     [
@@ -113,6 +124,8 @@ def test_a_table_changed_in_its_middle_is_read_again(tmp_path: Path) -> None:
         ({}, ["name"], "column name holds no numbers, as 's0'"),
         ({"columns": {"station": "nosuch"}}, PREDICTORS, r"lacks nosuch \(table.columns\)"),
         ({"columns": {"local_date": "name"}}, ["rain"], "local_date holds no dates"),
+        ({"columns": {**SPEC.columns, "row": "name"}}, ["rain"], "column row holds no numbers"),
+        ({"history": {"name": [3]}}, ["rain"], "column name holds no numbers"),
         ({"columns": {}}, ["rain_3d"], r"\(for table.history\) lacks station, local_date"),
         ({"valid": (900.0, 901.0)}, PREDICTORS, "no row is left"),
         ({"columns": {**SPEC.columns, "local_date": "zoned"}}, PREDICTORS, "has a time zone; give local_date"),
@@ -164,6 +177,7 @@ def test_a_table_is_trained_on_and_reported_and_the_models_know_its_target_and_u
     assert "W m-2" in page
     assert "m³" not in page
     assert json.loads((workspace.report / "metrics.json").read_text())["target"] == "flux"
+    assert verify(workspace).exit_code == 0
     said: list[str] = []
     pipeline.run(recipe, workspace, cluster=None, progress=False, say=said.append)
     assert all("nothing to do" in line for line in said if line.split()[0] in ("match", "train", "evaluate"))
@@ -179,6 +193,15 @@ def test_a_table_is_trained_on_and_reported_and_the_models_know_its_target_and_u
         ({"table": {"file": "t.parquet", "target": "flux", "columns": {"place": "x"}}}, "names among station"),
         ({"table": {"file": "t.parquet", "target": "flux", "history": {"rain": 3}}}, "a list of numbers of days"),
         ({"inputs": "raw"}, "found inputs and table"),
+        ({"name": ".."}, "a name without spaces or slashes"),
+        ({"split": {"validation": "station-block", "fraction": 0.7}}, "at most 0.5 where blocks are held out"),
+        ({"models": {"gabp": {"population": None}}}, "models.gabp.population: found None, expected a whole number"),
+        ({"models": {"gabp": {"population": 10.5}}}, "found 10.5, expected a whole number"),
+        ({"models": {"gabp": {"decays": 3}}}, "found 3, expected a list, each a number"),
+        ({"models": {"gabp": {"population": 1}}}, "population must be at least 4"),
+        ({"models": {"rf": {"trees": float("inf")}}}, "found inf, expected"),
+        ({"models": {"rf": {1: 2, "foo": 2}}}, "has no setting 1, foo"),
+        ({"models": {"cnn": {"filters": 3}}}, "found 3, expected a list"),
     ],
 )
 def test_a_wrong_recipe_ends_with_one_line_and_code_2(

@@ -40,16 +40,27 @@ LANE = 8
 
 @dataclass(frozen=True)
 class Table:
-    """What the engines share, checked: planes (m, n) of inputs, the last one 1; y (n,); weight and validation (r, n);
-    hidden (r,) neurons; decay (r,); linear: whether there is a linear part. Float64."""
+    """What the engines share, checked: planes (m, n) of inputs, the last one 1; y (n,); weights and validations (g, n), of
+    which network i has row member[i]; hidden (r,) neurons; decay (r,); linear: whether there is a linear part. Float64."""
 
     planes: Floats
     y: Floats
-    weight: Floats
-    validation: Floats
+    weights: Floats
+    validations: Floats
+    member: NDArray[np.int64]
     hidden: NDArray[np.int64]
     decay: Floats
     linear: bool
+
+    @property
+    def weight(self) -> Floats:
+        """(r, n), of each network; a copy."""
+        return self.weights[self.member]
+
+    @property
+    def validation(self) -> Floats:
+        """(r, n), of each network; a copy."""
+        return self.validations[self.member]
 
     @property
     def k(self) -> int:
@@ -122,9 +133,12 @@ def _couples(size: int) -> NDArray[np.int64]:
 
 def input_products(planes: NDArray[Any]) -> NDArray[Any]:
     """x_a x_b for a <= b, (padded m (m + 1) / 2, n), of planes (m, n); rows of padding are 0."""
-    a, b = np.triu_indices(len(planes))
-    found = np.zeros((_padded(len(a)), planes.shape[1]), planes.dtype)
-    np.multiply(planes[a], planes[b], out=found[: len(a)])
+    m = len(planes)
+    found = np.zeros((_padded(m * (m + 1) // 2), planes.shape[1]), planes.dtype)
+    first = 0
+    for a in range(m):
+        np.multiply(planes[a], planes[a:], out=found[first : first + m - a])
+        first += m - a
     return found
 
 
@@ -180,13 +194,14 @@ class Networks:
 
     def __init__(self, table: Table, dtype: str, threads: int) -> None:
         self.table, self.threads = table, threads
-        self.planes, self.y, self.weight = (np.asarray(a, dtype) for a in (table.planes, table.y, table.weight))
+        self.planes, self.y, self.weight = (np.asarray(a, dtype) for a in (table.planes, table.y, table.weights))
         self.products = input_products(self.planes)
         starts = np.arange(0, len(table.y), CHUNK)
-        self.starts = [starts[np.add.reduceat(weight, starts) > 0].tolist() for weight in table.weight]
+        self.starts = [starts[np.add.reduceat(weight, starts) > 0].tolist() for weight in table.weights]
+        self.totals = [[weight.sum() for weight in side] for side in (table.weights, table.validations)]
         self.own = [table.own(int(hidden)) for hidden in table.hidden]
         self.matrices: dict[int, Floats] = {}
-        self.last: dict[int, tuple[Floats, Floats]] = {}
+        self.last: dict[int, tuple[Floats, tuple[float, float]]] = {}
         self.gradient = np.zeros((len(table.hidden), table.parameters))
 
     def array(self, values: ArrayLike) -> NDArray[Any]:
@@ -196,10 +211,9 @@ class Networks:
         found = np.full(len(x), np.nan)
 
         for i in np.flatnonzero(which).tolist():
-            squares = self._squares(x[i], i)
             # Without the padding: how a product of zeros is summed depends on the widest network of the batch.
             own = x[i, self.own[i][:-1]]
-            found[i] = 0.5 * (self.table.weight[i] @ squares + self.table.decay[i] * (own @ own))
+            found[i] = 0.5 * (self._squares(x[i], i)[0] + self.table.decay[i] * (own @ own))
         return found
 
     def mse(self, x: Floats, which: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -207,10 +221,10 @@ class Networks:
         found = np.full((2, len(x)), np.nan)
 
         for i in np.flatnonzero(which).tolist():
-            squares = self._squares(x[i], i)
-            for side, weight in enumerate((self.table.weight[i], self.table.validation[i])):
-                if weight.any():
-                    found[side, i] = weight @ squares / weight.sum()
+            for side, squares in enumerate(self._squares(x[i], i)):
+                total = self.totals[side][self.table.member[i]]
+                if total > 0:
+                    found[side, i] = squares / total
         return found[0], found[1]
 
     def linearise(self, x: Floats, which: NDArray[np.bool_]) -> Floats:
@@ -245,7 +259,8 @@ class Networks:
         crossed, slopes = np.zeros((own.size, form.columns)), np.zeros((form.pairs.shape[1], len(self.products)))
         count = own.size + form.columns + len(slopes)
         work = np.empty(count * min(CHUNK, len(self.y)), self.planes.dtype)
-        for start in self.starts[i]:
+        weight = self.weight[table.member[i]]
+        for start in self.starts[table.member[i]]:
             part = slice(start, start + CHUNK)
             size = len(self.y[part])
             block = work[: count * size].reshape(count, size)
@@ -253,7 +268,7 @@ class Networks:
             hidden = right[: len(neurons)]
             np.tanh(np.matmul(neurons[:, :-1], self.planes[:, part], out=hidden), out=hidden)
             right[len(neurons) + 2 :] = 0
-            _form(self.planes, self.y, self.weight[i], start, neurons, alone, table.linear, rows, right, pairs)
+            _form(self.planes, self.y, weight, start, neurons, alone, table.linear, rows, right, pairs)
             crossed += rows @ right.T
             slopes += pairs @ self.products[:, part].T
         flat = np.concatenate([crossed.ravel(), slopes.ravel()])
@@ -262,13 +277,18 @@ class Networks:
         gradient[:-1] += table.decay[i] * parameters[own[:-1]]
         return matrix, gradient
 
-    def _squares(self, parameters: Floats, i: int) -> Floats:
-        """(f(x) - y)^2 (n,), float64, of network i; kept, as a step's cost and its errors are asked for one after the other."""
+    def _squares(self, parameters: Floats, i: int) -> tuple[float, float]:
+        """Weighted sums of (f(x) - y)^2 of network i over the training and over the validation samples.
+
+        Kept, as a step's cost and its errors are asked for one after the other.
+        """
         last = self.last.get(i)
         if last is not None and np.array_equal(last[0], parameters):
             return last[1]
         with _blas().limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
-            self.last[i] = parameters.copy(), self._errors(parameters, i) ** 2
+            squares, member = self._errors(parameters, i) ** 2, self.table.member[i]
+            sums = float(self.table.weights[member] @ squares), float(self.table.validations[member] @ squares)
+            self.last[i] = parameters.copy(), sums
         return self.last[i][1]
 
     def _errors(self, parameters: Floats, i: int) -> Floats:
@@ -316,6 +336,7 @@ def networks(
     decay: ArrayLike = 0.0,
     validation: ArrayLike | None = None,
     *,
+    member: ArrayLike | None = None,
     linear: bool = False,
     dtype: str = "float32",
     engine: str = "numpy",
@@ -330,10 +351,11 @@ def networks(
     Parameters
     ----------
     x : (n, k) predictors, standardised; y : (n,) target
-    weight : (n,) or (r, n), weights of the samples in training, >= 0; 0 holds a sample out
+    weight : (n,) or (g, n), weights of the samples in training, >= 0; 0 holds a sample out
     hidden : (r,) neurons of each network
     decay : ridge on the parameters, one or (r,)
-    validation : (n,) or (r, n), weights of the samples that decide when to stop; None for none
+    validation : (n,) or (g, n), weights of the samples that decide when to stop; None for none
+    member : (r,) rows of weight and validation that the networks have; None where each has its own, g = r
     linear : y also gets a linear part in x
     dtype : "float32" or "float64", of the work per sample; sums and linear systems are float64, so that on standardised
         samples 80 steps in float32 end within 0.1 % of the errors of float64
@@ -346,7 +368,7 @@ def networks(
     ------
     InputError : shapes that do not fit, values that are not finite, a network without training samples, an unknown engine
     """
-    table = _checked(x, y, weight, hidden, decay, validation, linear)
+    table = _checked(x, y, weight, hidden, decay, validation, member, linear)
     if engine not in ENGINES or dtype not in DTYPES:
         raise InputError(f"engine must be one of {ENGINES} and dtype one of {DTYPES}; got {engine!r}, {dtype!r}")
     if engine == "numpy":
@@ -363,6 +385,7 @@ def _checked(
     hidden: ArrayLike,
     decay: ArrayLike,
     validation: ArrayLike | None,
+    member: ArrayLike | None,
     linear: bool,
 ) -> Table:
     values, target = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -372,15 +395,21 @@ def _checked(
             "networks need x (n, k), y (n,) and one number of neurons each, hidden (r,); "
             f"got x {values.shape}, y {target.shape}, hidden {widths.shape}"
         )
-    shape = (widths.size, len(target))
+    shared = np.arange(widths.size) if member is None else np.asarray(member, np.int64)
+    rows = widths.size if member is None else len(np.atleast_2d(np.asarray(weight)))
+    if shared.shape != widths.shape or shared.min() < 0 or shared.max() >= rows:
+        raise InputError(
+            f"member must be one of the {rows} rows of weight for each network, shape {widths.shape}; got {shared}"
+        )
+    shape = (rows, len(target))
     weights = _spread("weight", weight, shape)
     held = _spread("validation", np.zeros(len(target)) if validation is None else validation, shape)
     ridges = _spread("decay", np.reshape(np.asarray(decay, np.float64), (-1, 1)), (widths.size, 1))[:, 0]
-    if widths.min() < 1 or not (weights.sum(axis=1) > 0).all():
+    if widths.min() < 1 or not (weights.sum(axis=1)[shared] > 0).all():
         raise InputError("each network needs at least one neuron and a training sample of positive weight")
     if not (np.isfinite(values).all() and np.isfinite(target).all()):
         raise InputError("networks cannot train on NaN or infinite predictors or targets; drop those rows first")
-    return Table(np.vstack([values.T, np.ones(len(target))]), target, weights, held, widths, ridges, linear)
+    return Table(np.vstack([values.T, np.ones(len(target))]), target, weights, held, shared, widths, ridges, linear)
 
 
 def _spread(name: str, given: ArrayLike, shape: tuple[int, int]) -> Floats:
@@ -468,7 +497,8 @@ def _seen(problem: Any, before: Training, state: State, new: Array, stop: Stop) 
     """Record those that have made a step, and end those at their goal or past their patience."""
     xp = problem.xp
     training, validation = problem.mse(state.x, new)
-    watched = problem.array(problem.table.validation.any(axis=1))
+    table = problem.table
+    watched = problem.array(table.validations.any(axis=1)[table.member])
     score = xp.where(watched, validation, training)
     better = new & (score < before.best_mse)
     best = xp.where(better[:, None], state.x, before.best)

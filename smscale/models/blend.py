@@ -37,7 +37,8 @@ def blend(
     judges scatter about one another says by how much, and is taken off: with H their mean departure from the ridge and v
     the variance between them, s = sum w H (y - ridge) / sum w (H^2 - v (1 / judges - 1 / members)).
     It is shrunk as James and Stein do (1961, Estimation with quadratic loss, Proc. 4th Berkeley Symp. 1, 361): share =
-    s max(0, 1 - PRICE / z^2), z being s over its standard error, for which a whole group counts as one observation.
+    s max(0, 1 - PRICE / z^2), z being s over its standard error, for which a whole group counts as one observation (with
+    G / (G - 1) for G of them; one observation says nothing, and the share is 0).
 
     Parameters
     ----------
@@ -60,9 +61,14 @@ def blend(
         share = min(max(gain / size, 0.0), 1.0) if size > 0 else 0.0
         if share > 0:
             unexplained = weight * mean * (left - share * size / whole * mean)
-            share *= max(0.0, 1.0 - PRICE * float(np.sum(_sums(group, unexplained) ** 2)) / gain**2)
+            share *= max(0.0, 1.0 - PRICE * _squared_error(_sums(group, unexplained)) / gain**2)
     mse = float(weight @ left**2) - 2.0 * share * gain + share * share * size
     return Blend(share, max(mse, 0.0) / float(weight.sum()))
+
+
+def _squared_error(sums: Floats) -> float:
+    """Squared standard error of the total of sums (g,) of a mean of 0; infinite where there is one."""
+    return float(sums @ sums) * sums.size / (sums.size - 1) if sums.size > 1 else np.inf
 
 
 def _sums(group: Labels, values: Floats) -> Floats:

@@ -19,10 +19,11 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from smscale.errors import InputError
+from smscale.models.fit_records import active_client
 from smscale.models.residual_trees import Grid, ResidualTrees, Tuned
 from smscale.models.samples import Samples
-from smscale.models.search import CANDIDATES, FOLDS, active_client
-from smscale.models.tree_arrays import Arrays, Linear, as_planes
+from smscale.models.search import CANDIDATES, FOLDS
+from smscale.models.tree_arrays import Arrays, Linear, as_planes, is_plain
 
 #: Ours: shallow, slow, subsampled trees.
 XGB_GRID: Grid = {"max_depth": (2, 4), "min_child_weight": (30, 150)}
@@ -227,17 +228,12 @@ def xgb_to_arrays(
     stopped = getattr(model, "early_stopping_rounds", None)
     rounds = model.best_iteration + 1 if stopped else booster.num_boosted_rounds()
     ubj = bytes(booster[:rounds].save_raw("ubj"))
-    settings = {name: value for name, value in model.get_params().items() if _is_plain(value)}
+    settings = {name: value for name, value in model.get_params().items() if is_plain(value)}
     workers = getattr(model, "workers_", 1)
     meta = {"settings": settings, "best_params": tuned, "rounds": int(rounds), "workers": workers}
     if workers > 1:
         meta["reproducible"] = "to a tolerance: several workers add up in no fixed order"
     return arrays | {"ubj": np.frombuffer(ubj, np.uint8).copy()}, meta
-
-
-def _is_plain(value: Any) -> bool:
-    """JSON takes it."""
-    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and np.isfinite(value))
 
 
 def xgb_from_arrays(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None) -> BoosterPredictor:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pandas as pd
 import xgboost.dask
@@ -19,6 +20,7 @@ from sklearn.base import clone
 
 from smscale.errors import InputError
 from smscale.models.boosting import BoostedTrees, TunedXGB
+from smscale.models.fit_records import one_thread
 from smscale.models.residual_trees import ResidualTrees, linear_part, varying
 from smscale.models.samples import Samples, group_labels
 from smscale.models.tree_arrays import Linear
@@ -72,35 +74,51 @@ def fit_distributed(
     """
     frame = _frame(table, [*predictors, target, *(name for name in (weight, groups) if name)])
     workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    frame = frame.repartition(npartitions=max(frame.npartitions, workers)).persist()
-    rows = _checked(frame, [*predictors, target, *([weight] if weight else [])])
-    sample = _sampled(frame, rows, seed)
-    if model is None:
-        model = _tuned(sample, predictors, target, weight, groups, seed)
-    samples = _samples(sample, predictors, target, weight, groups)
-    fitted = clone(model)
-    fitted.n_features_in_ = len(predictors)
-    fitted.linear_ = linear_part(samples, model.base == "ridge", model.share, model.random_state)
-    fitted.columns_ = np.arange(len(predictors))
-    if model.columns == "varying":
-        fitted.columns_ = varying(samples.X, samples.group)
-    fitted.trees_ = _boosted(
-        client, clone(model.trees), frame, list(predictors), target, weight, groups if stop else None, fitted
-    )
+    with _on(client):
+        frame = frame.repartition(npartitions=max(frame.npartitions, workers)).persist()
+        rows = _checked(frame, [*predictors, target, *([weight] if weight else [])])
+        sample = _sampled(frame, rows, seed)
+        if model is None:
+            model = _tuned(sample, predictors, target, weight, groups, seed)
+        fitted = _on_a_line(model, _samples(sample, predictors, target, weight, groups))
+        fitted.trees_ = _boosted(
+            client, clone(model.trees), frame, list(predictors), target, weight, groups if stop else None, fitted
+        )
     return fitted
 
 
 def fit_in_memory(client: Any, model: ResidualTrees, samples: Samples) -> ResidualTrees:
-    """`fit_distributed` of rows that are here; `model` has settings and the rounds to grow, so no blocks stop it."""
+    """`fit_distributed` of rows that are here, its linear part fitted here on all of them.
+
+    `model` has settings and the rounds to grow, so no blocks stop it.
+    """
     import dask.dataframe as dd
 
     names = [f"x{number}" for number in range(samples.X.shape[1])]
     rows = pd.DataFrame(samples.X, columns=names).assign(y=samples.y, weight=samples.weight, group=samples.group)
     workers = len(client.scheduler_info(n_workers=-1)["workers"])
     edges = np.linspace(0, len(rows), min(workers, len(rows)) + 1).astype(int)
-    parts = client.scatter([rows.iloc[a:b] for a, b in pairwise(edges)])
-    frame = dd.from_delayed(parts, meta=rows.iloc[:0])
-    return fit_distributed(client, frame, names, "y", "weight", "group", model, stop=False)
+    fitted = _on_a_line(model, samples)
+    with _on(client):
+        parts = client.scatter([rows.iloc[a:b] for a, b in pairwise(edges)])
+        frame = dd.from_delayed(parts, meta=rows.iloc[:0])
+        fitted.trees_ = _boosted(client, clone(model.trees), frame, names, "y", "weight", None, fitted)
+    return fitted
+
+
+def _on(client: Any) -> Any:
+    """Lazy tables are computed on the client's workers, which alone hold their rows, whatever scheduler is set around."""
+    return dask.config.set(scheduler=client.get)
+
+
+def _on_a_line(model: ResidualTrees, samples: Samples) -> ResidualTrees:
+    """A clone of `model`, fitted but for its trees: linear part, and the columns that trees may see."""
+    fitted = clone(model)
+    predictors = fitted.n_features_in_ = samples.X.shape[1]
+    with one_thread():
+        fitted.linear_ = linear_part(samples, model.base == "ridge", model.share, model.random_state)
+    fitted.columns_ = varying(samples.X, samples.group) if model.columns == "varying" else np.arange(predictors)
+    return fitted
 
 
 def _frame(table: Any, columns: list[str]) -> Any:
@@ -130,10 +148,18 @@ def _counts(part: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def _sampled(frame: Any, rows: int, seed: int) -> pd.DataFrame:
-    """At most about SAMPLE_ROWS rows, in this process."""
+    """At most about SAMPLE_ROWS rows, in this process: the same ones, in the same order, however the table is divided."""
     if rows > SAMPLE_ROWS:
-        frame = frame.sample(frac=SAMPLE_ROWS / rows, random_state=seed)
-    return frame.compute()
+        frame = frame.map_partitions(_drawn, SAMPLE_ROWS / rows, seed, meta=frame._meta)
+    sample = frame.compute()
+    return sample.sort_values(list(sample.columns), ignore_index=True)
+
+
+def _drawn(part: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """A `share` of the rows, by their content and the seed alone."""
+    seeded = part.copy()
+    seeded.insert(0, "seed of the draw", seed)  # a column: the hash's own key is for text alone
+    return part[(pd.util.hash_pandas_object(seeded, index=False) < np.uint64(share * 2.0**64)).to_numpy()]
 
 
 def _samples(

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from smscale.errors import InputError
 from smscale.grid import EASE2_GRIDS
 from smscale.models.cnn_layers import GROUPS, Arrays, CNNPredictor, Singles, cnn_from_arrays
-from smscale.models.ridge import ridge_coefficients, ridge_penalty
+from smscale.models.ridge import Line, held_out_lines, ridge_coefficients, ridge_penalty
 from smscale.models.samples import (
     Floats,
     Labels,
@@ -191,11 +191,11 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             scaling = scaling_of(samples)
             standard = standardised(samples, scaling)
             standard = standard._replace(group=self._groups(standard, groups is not None, seed))
-            folds, linear = self._folds(standard, seed)
-            lesson = _lesson(standard, folds, linear)
+            folds, lines = self._folds(standard, seed)
+            lesson = _lesson(standard, folds, lines)
             settings = self._training_settings(len(standard.y), seed)
             found = cnn_lightning.train(lesson, settings, self._machine())
-            self._keep(found, lesson, scaling, linear)
+            self._keep(found, lesson, scaling, lines)
         self._pupil = None
         return self
 
@@ -259,16 +259,17 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             return standard.group
         return implied_groups(standard, seed, getattr(self, "feature_names_in_", None))
 
-    def _folds(self, standard: Samples, seed: int) -> tuple[list[tuple[Rows, Rows]], Floats]:
-        """(training, held-out) rows of each member, and its ridge's coefficients (m, k), zero where there is no ridge."""
+    def _folds(self, standard: Samples, seed: int) -> tuple[list[tuple[Rows, Rows]], list[Line]]:
+        """(training, held-out) rows of each member, and its ridge regression, zero where there is no ridge."""
         rng = np.random.default_rng(seed)
         X, y, weight, group = standard
         if self.members == 1:
             folds = [inner_split(group, self.validation_fraction, rng)]
         else:
             folds = inner_folds(group, self.members, rng)
-        penalty = self._penalty(standard, seed)
-        return folds, np.array([ridge_coefficients(X[rows], y[rows], weight[rows], penalty) for rows, _ in folds])
+        if not self.ridge:
+            return folds, [Line(np.zeros(X.shape[1]), np.zeros(()))] * len(folds)
+        return folds, held_out_lines(X, y, weight, folds, self._penalty(standard, seed))
 
     def _penalty(self, standard: Samples, seed: int) -> float:
         X, y, weight, group = standard
@@ -279,13 +280,14 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         found: cnn_lightning.Trained,
         lesson: cnn_lightning.Lesson,
         scaling: Scaling,
-        linear: Floats,
+        lines: list[Line],
     ) -> None:
         variance = scaling.target_scale**2
         self.shrinkage_ = _shrinkage(found.sums, lesson) if self.ridge else 1.0
         held = lesson.held.astype(np.float64)
         error = (held * (lesson.target - self.shrinkage_ * found.given) ** 2).sum() / held.sum()
-        start = _start_arrays(scaling, linear.mean(axis=0))
+        slopes = np.mean([line.slopes for line in lines], axis=0)
+        start = _start_arrays(scaling, slopes, float(np.mean([line.level for line in lines])))
         self._finish(start, found.arrays, self.shrinkage_)
         self.best_epochs_ = found.best_epochs
         self.inner_score_ = float(np.sqrt(error * variance))
@@ -353,7 +355,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         return cnn_lightning.Machine(self.accelerator, self.devices, self.trainer_options or {}, folder)
 
 
-def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], linear: Floats) -> cnn_lightning.Lesson:
+def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], lines: list[Line]) -> cnn_lightning.Lesson:
     from smscale.models import cnn_lightning
 
     X, y, weight, group = standard
@@ -361,13 +363,14 @@ def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], linear: Floats) -
     for member, (training, validation) in enumerate(folds):
         learnt[training, member] = weight[training]
         held[validation, member] = weight[validation]
-    left = (y[:, None] - X @ linear.T).astype(np.float32)
+    left = np.column_stack([y - line.at(X) for line in lines]).astype(np.float32)
     return cnn_lightning.Lesson(X.astype(np.float32), left, learnt, held, _blocks(group, folds))
 
 
-def _start_arrays(scaling: Scaling, linear: Floats) -> Arrays:
+def _start_arrays(scaling: Scaling, linear: Floats, level: float = 0.0) -> Arrays:
+    """Standardisers and line: linear (k,) and level, in standardised units."""
     nowhere = np.full(linear.size, np.inf)
-    target = np.array([scaling.target_mean, scaling.target_scale])
+    target = np.array([scaling.target_mean + scaling.target_scale * level, scaling.target_scale])
     return {
         "mean": scaling.mean,
         "scale": scaling.scale,

@@ -7,11 +7,7 @@ Several networks, one per inner fold, are one network of grouped convolutions: e
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import signal
-import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,18 +22,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from smscale.errors import InputError
+from smscale.models import lightning_run
 from smscale.models.cnn_layers import CONVOLUTIONS, KERNEL, Arrays, Floats, Singles, pooled_length
+from smscale.models.record import versions
 
 #: Rows of a validation batch: bounds memory only.
 VALIDATION_ROWS = 2048
 #: Trainer arguments unless the caller gives others.
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 1,
-}
+QUIET: dict[str, Any] = lightning_run.QUIET | {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
 #: A network whose best error is that many times the larger of the target's variance and the error without it, diverged.
 DIVERGED = 10.0
 #: Part of a checkpoint's name; another layout of the state is another number.
@@ -241,10 +233,11 @@ class Regression(lightning.LightningModule):
         return _loader([rows, target, held, block], batches)
 
     def on_fit_start(self) -> None:
-        if not _users:
+        if not one_order.users:
             # A process that Lightning started.
             torch.set_num_threads(1)
-            _silence()
+            lightning_run.silence.take()
+            one_order.take()
 
     def on_train_epoch_start(self) -> None:
         self.network.draw_from(_generator(self.device, self.settings.seed, self.current_epoch, self.global_rank))
@@ -359,16 +352,13 @@ class Shuffled(Sampler[NDArray[np.intp]]):
 
 
 class Saving(Checkpoint):
-    """Writes a checkpoint after each epoch: beside first, then in place of the last, so that a kill leaves a whole one."""
+    """Writes a checkpoint after each epoch."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        beside = self.path.with_name(f"{self.path.name}.part")
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            beside.replace(self.path)
+        lightning_run.save(trainer, self.path)
 
 
 def train(lesson: Lesson, settings: Settings, machine: Machine) -> Trained:
@@ -385,15 +375,14 @@ def train(lesson: Lesson, settings: Settings, machine: Machine) -> Trained:
         _restore(module, resume)
     with quiet_and_single():
         if not module.ended():
-            _fit(_trainer(machine, settings, path), module, resume)
+            lightning_run.fit(_trainer(machine, settings, path), module, None, resume)
         return module.result()
 
 
 def _trainer(machine: Machine, settings: Settings, path: Path | None) -> lightning.Trainer:
     options = QUIET | {"enable_checkpointing": path is not None} | dict(machine.options)
     own = [] if path is None else [Saving(path)]
-    given = options.pop("callbacks", None) or []
-    options["callbacks"] = [*(given if isinstance(given, list | tuple) else [given]), *own]
+    options["callbacks"] = [*lightning_run.listed(options.get("callbacks")), *own]
     devices = 1 if machine.devices == "auto" else machine.devices
     if devices not in (1, "1"):
         # Processes of its own that hand the result back, rather than runs of the caller's whole script.
@@ -410,25 +399,11 @@ def _trainer(machine: Machine, settings: Settings, path: Path | None) -> lightni
     )
 
 
-def _fit(trainer: lightning.Trainer, module: Regression, resume: Path | None) -> None:
-    """`trainer.fit`, that a Ctrl-C leaves as a KeyboardInterrupt (Lightning exits, and ignores the next one)."""
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main else None
-    try:
-        trainer.fit(module, ckpt_path=resume, weights_only=True)
-    except SystemExit:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
-
-
 def _checkpoint_path(folder: Path, lesson: Lesson, settings: Settings, machine: Machine) -> Path:
     """The file of one training: named by all that its result depends on, so that other data never meet it."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(repr((LAYOUT, tuple(settings), machine.accelerator, machine.devices)).encode())
+    where = lightning_run.device_told(machine.accelerator), machine.devices
+    digest = hashlib.sha256(repr((LAYOUT, tuple(settings), where, sorted(versions().items()))).encode())
     for values in lesson:
         digest.update(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes())
     return folder / f"cnn-{digest.hexdigest()[:16]}.ckpt"
@@ -492,11 +467,20 @@ class Pupil:
         network.draw_from(None)
 
 
-_lock = threading.Lock()
-_users = 0
-_undo = ExitStack()
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
-LOGGERS = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric")
+
+
+def _one_order(undo: ExitStack) -> None:
+    if CUBLAS not in os.environ:
+        # cuBLAS sums in one order only with a workspace of its own.
+        os.environ[CUBLAS] = ":4096:8"
+        undo.callback(os.environ.pop, CUBLAS, None)
+    undo.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+    torch.use_deterministic_algorithms(True)
+
+
+#: Deterministic kernels.
+one_order = lightning_run.Shared(_one_order)
 
 
 @contextmanager
@@ -505,32 +489,10 @@ def quiet_and_single() -> Iterator[None]:
 
     Threads are each thread's own; what is the process's is put back when the last of several threads leaves.
     """
-    global _users
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with _lock:
-        if _users == 0:
-            _silence()
-        _users += 1
     try:
-        yield
+        with lightning_run.silence.held(), one_order.held():
+            yield
     finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _undo.close()
         torch.set_num_threads(threads)
-
-
-def _silence() -> None:
-    _undo.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore")
-    if CUBLAS not in os.environ:
-        # cuBLAS sums in one order only with a workspace of its own.
-        os.environ[CUBLAS] = ":4096:8"
-        _undo.callback(os.environ.pop, CUBLAS, None)
-    _undo.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
-    torch.use_deterministic_algorithms(True)
-    for logger in map(logging.getLogger, LOGGERS):
-        _undo.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.ERROR)

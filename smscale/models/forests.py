@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from smscale.models.residual_trees import Grid, ResidualTrees, Tuned
 from smscale.models.search import CANDIDATES, FOLDS
-from smscale.models.tree_arrays import Arrays, ForestPredictor, Linear, flattened, forest_from
+from smscale.models.tree_arrays import Arrays, ForestPredictor, Linear, flattened, forest_from, is_plain
 
 #: Ours: leaves from fine to coarse, so that blocked inner folds can ask for a smooth forest.
 FOREST_GRID: Grid = {"min_samples_leaf": (5, 40), "max_features": (0.33,)}
@@ -112,11 +112,6 @@ def _parts(model: Any) -> tuple[Linear | None, NDArray[np.intp] | None, RandomFo
     if isinstance(model, ResidualTrees):
         return model.linear_, model.columns_, model.trees_
     return None, None, model
-
-
-def is_plain(value: Any) -> bool:
-    """JSON takes it."""
-    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and np.isfinite(value))
 
 
 def rf_from_arrays(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> ForestPredictor:

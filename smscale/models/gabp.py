@@ -27,8 +27,9 @@ from smscale.errors import InputError
 from smscale.kernels import ga, lm, lm_network
 from smscale.models.blend import Blend, blend
 from smscale.models.network import UNBOUNDED, fold
+from smscale.models.record import versions
 from smscale.models.restarts import Restarts
-from smscale.models.ridge import ridge_coefficients, ridge_penalty
+from smscale.models.ridge import held_out_lines, ridge_coefficients, ridge_penalty
 from smscale.models.samples import (
     Floats,
     Labels,
@@ -103,7 +104,7 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
     mse_goal : training ends when the mean squared error falls to this, units of y squared
     random_state : None, int or RandomState
     min_hidden : the fewest neurons of a member
-    members : inner folds of a partition; 1 holds out `validation_fraction` of the rows once
+    members : inner folds of a partition, fewer where a fold would hold out a single group; 1 holds out `validation_fraction` of the rows once
     repeats : partitions into inner folds
     restarts : networks of each inner fold: individuals of its last population, from the best down to the median, that
         Levenberg-Marquardt goes on from. The model holds the mean of all
@@ -271,7 +272,7 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
     def _learn(self, samples: Samples, scaling: Scaling, seed: int) -> None:
         variance = scaling.target_scale**2
         samples, folds = _fold_by_fold(samples, self._folds(samples.group, seed))
-        kept = self._kept(samples, folds, seed)
+        kept = self._kept(samples, folds, seed, variance)
         evolved = self._evolved(samples, folds, seed, kept)
         members = self._members(samples.group, folds, evolved, seed)
         trained = self._trained(self._restarts(samples, members, variance), variance, kept)
@@ -296,12 +297,16 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
     def _folds(self, group: Labels, seed: int) -> list[tuple[Rows, Rows]]:
         """Training and held-out rows, one partition after the other."""
         found = []
+        members, groups = self.members, np.unique(group).size
+        if self._chooses and members > 1 and groups > 1:
+            # A fold of two groups at least: one stops training, the other judges.
+            members = min(members, max(2, groups // 2))
         for repeat in range(self.repeats):
             rng = np.random.default_rng([seed, repeat])
             if self.members == 1:
                 found.append(inner_split(group, self.validation_fraction, rng))
             else:
-                found += inner_folds(group, self.members, rng)
+                found += inner_folds(group, members, rng)
         return found
 
     def _evolved(
@@ -369,7 +374,7 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
                 side = (number + restart) % 2
                 seat = repeat * self.restarts + restart
                 found.append(Member(train, halves[side], halves[1 - side], seat, chromosome))
-        return found
+        return _judged_apart(found, group) if self._chooses else found
 
     def _restarts(self, samples: Samples, members: Sequence[Member], variance: float) -> Restarts:
         """All networks: those of the first decay, then those of the next."""
@@ -384,8 +389,9 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
         return Restarts(
             samples.X,
             samples.y,
-            np.tile(weight, (times, 1)),
-            np.tile(validation, (times, 1)),
+            weight,
+            validation,
+            np.tile(np.arange(len(members)), times),
             np.tile(hidden, times),
             np.repeat(np.asarray(self.decays, float), len(members)),
             np.tile(start, (times, 1)),
@@ -420,7 +426,7 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
         for number in np.argsort(self.decays)[::-1]:
             networks = number * len(members) + np.arange(len(members))
             networks = networks[np.isfinite(trained.best_mse[networks])]
-            if networks.size:
+            if any(members[i % len(members)].judge.size for i in networks):
                 judged = self._judged(samples, members, trained, networks, line)
                 found.append(Chosen(float(self.decays[number]), networks, judged))
         if not found:
@@ -465,13 +471,23 @@ class GABPRegressor(RegressorMixin, BaseEstimator):
         listed = self.devices if isinstance(self.devices, list | tuple) else None
         return f"cuda:{listed[rank] if listed else rank}"
 
-    def _kept(self, samples: Samples, folds: Sequence[tuple[Rows, Rows]], seed: int) -> Path | None:
-        """Files of this training, whose name is that of its samples and settings; None where none are kept."""
+    def _device_told(self) -> str:
+        device = self._device()
+        if device == "cpu":
+            return device
+        import torch
+
+        return torch.cuda.get_device_name(device)
+
+    def _kept(self, samples: Samples, folds: Sequence[tuple[Rows, Rows]], seed: int, variance: float) -> Path | None:
+        """Files of this training, named by all that its result depends on; None where none are kept."""
         if self.checkpoint is None:
             return None
         own = ("checkpoint", "trainer_options", "n_jobs", "devices", "accelerator", "random_state", "engine")
         settings = {name: value for name, value in sorted(self.get_params(deep=False).items()) if name not in own}
-        told = hashlib.sha256(repr((settings, seed, self._device().split(":")[0])).encode())
+        # `mse_goal` is in units of the target, and the samples are not.
+        goal = self.mse_goal / variance
+        told = hashlib.sha256(repr((settings, seed, goal, self._device_told(), sorted(versions().items()))).encode())
         for array in (*samples, *(held for _, held in folds)):
             told.update(np.ascontiguousarray(array).tobytes())
         folder = Path(self.checkpoint)
@@ -535,14 +551,22 @@ def _fold_by_fold(samples: Samples, folds: list[tuple[Rows, Rows]]) -> tuple[Sam
     return Samples(*(array[place] for array in samples)), [(np.sort(where[a]), np.sort(where[b])) for a, b in folds]
 
 
+def _judged_apart(members: Sequence[Member], group: Labels) -> list[Member]:
+    """Without the judges that share a group with the rows that stop: they judge too kindly. All stay where all do."""
+    apart = [not np.isin(group[member.judge], group[member.stop]).any() for member in members]
+    none = np.empty(0, np.intp)
+    return [
+        member if alone or not any(apart) else member._replace(judge=none)
+        for member, alone in zip(members, apart, strict=True)
+    ]
+
+
 def _held_out_line(samples: Samples, folds: Sequence[tuple[Rows, Rows]], penalty: float) -> Floats:
     """What the ridge regressions of the folds' training rows say of the rows held out; NaN for rows always trained on."""
     total, times = np.zeros((2, len(samples.y)))
-    for train, held in folds:
-        share = samples.weight[train] / samples.weight[train].sum()
-        centre, level = share @ samples.X[train], share @ samples.y[train]
-        coefficients = ridge_coefficients(samples.X[train] - centre, samples.y[train] - level, share, penalty)
-        total[held] += level + (samples.X[held] - centre) @ coefficients
+    lines = held_out_lines(samples.X, samples.y, samples.weight, folds, penalty)
+    for (_, held), line in zip(folds, lines, strict=True):
+        total[held] += line.at(samples.X[held])
         times[held] += 1
     return np.where(times > 0, total / np.maximum(times, 1), np.nan)
 

@@ -6,12 +6,8 @@ progress, callbacks and processes: each process trains every n-th network, and i
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,16 +21,12 @@ from torch import nn
 from smscale.errors import InputError
 from smscale.kernels import lm_network
 from smscale.kernels.ga import cpus
+from smscale.models import lightning_run
 from smscale.models.restarts import Restarts
 from smscale.models.samples import Rows
 
 #: Trainer arguments unless the caller gives others.
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+QUIET: dict[str, Any] = lightning_run.QUIET | {"enable_checkpointing": False}
 #: Trial steps between two checkpoints.
 CHECKPOINT_STEPS = 10
 
@@ -169,23 +161,17 @@ class LevenbergMarquardt(lightning.LightningModule):
 
 
 class Keep(lightning.Callback):
-    """Saves the training every `CHECKPOINT_STEPS` trial steps and at its end, in one step that leaves no half file."""
+    """Saves the training every `CHECKPOINT_STEPS` trial steps and at its end."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
         if trainer.global_step % CHECKPOINT_STEPS == 0:
-            self.save(trainer)
+            lightning_run.save(trainer, self.path)
 
     def on_train_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
-        self.save(trainer)
-
-    def save(self, trainer: lightning.Trainer) -> None:
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            os.replace(partial, self.path)
+        lightning_run.save(trainer, self.path)
 
 
 def train(
@@ -214,12 +200,12 @@ def train(
     module = LevenbergMarquardt(restarts, variance, threads)
     given = {**QUIET, **options}
     if checkpoint is not None:
-        given["callbacks"] = [*_listed(given.get("callbacks")), Keep(checkpoint)]
+        given["callbacks"] = [*lightning_run.listed(given.get("callbacks")), Keep(checkpoint)]
     if devices == 1 and not {"plugins", "num_nodes", "strategy"} & set(given):
         # A batch system's number of tasks is no business of a fit on one device.
         given["plugins"] = [LightningEnvironment()]
     begun = checkpoint if checkpoint is not None and checkpoint.exists() else None
-    with _quiet():
+    with lightning_run.silence.held():
         trainer = lightning.Trainer(
             accelerator=accelerator,
             devices=devices,
@@ -229,31 +215,9 @@ def train(
             **given,
         )
         try:
-            trainer.fit(module, Trials(), ckpt_path=begun, weights_only=True)
+            lightning_run.fit(trainer, module, Trials(), begun)
         except (EOFError, RuntimeError, pickle.UnpicklingError, BadZipFile) as error:
             if begun is None or module.problem is not None:
                 raise
             raise InputError(f"{begun} is no checkpoint of this training ({error}); remove it") from error
     return lm_network.restored({name: module.get_buffer(name).cpu().numpy() for name in module._names()})
-
-
-def _listed(callbacks: Any) -> list[Any]:
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's advice silenced; levels put back after."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 ARRAYS = ("w1", "b1", "w2", "b2", "linear", "mean", "scale", "lower", "upper", "target_mean", "target_scale")
 #: What stands for no bound: artefacts hold finite numbers only.
 UNBOUNDED = float(np.finfo(np.float32).max)
+#: Settings of GABPRegressor that say where it trained; equal networks have equal bytes.
+MACHINE = ("random_state", "n_jobs", "devices", "accelerator", "engine", "checkpoint", "trainer_options")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,22 @@ def fold(arrays: Mapping[str, NDArray[Any]]) -> Network:
 
     With z = (x - mean) / scale, x held between lower and upper, y = target_mean + target_scale (b2 + linear z + w2 tanh(b1 + w1 z)). The mean is taken off
     in float32, exactly for float32 predictors; what rounding it leaves goes into the thresholds.
+
+    Raises
+    ------
+    InputError : a scale so small, or a weight so large, that a weight is not finite
     """
     a = {name: np.asarray(arrays[name], np.float64) for name in ARRAYS}
     shift = a["mean"].astype(np.float32)
     rounded = shift.astype(np.float64) - a["mean"]
     factor = float(a["target_scale"])
-    w1, linear = a["w1"] / a["scale"][:, None], a["linear"] / a["scale"] * factor
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        w1, linear = a["w1"] / a["scale"][:, None], a["linear"] / a["scale"] * factor
+    if not (np.isfinite(w1).all() and np.isfinite(linear).all()):
+        raise InputError(
+            f"a network's weights are not finite in the predictors' units; the least scale is {a['scale'].min():.3g}; "
+            "train it again on rescaled predictors"
+        )
     b2 = float(a["b2"]) * factor + float(a["target_mean"]) + float(rounded @ linear)
     return Network(w1, a["b1"] + rounded @ w1, a["w2"] * factor, b2, linear, shift, a["lower"], a["upper"])
 
@@ -70,8 +82,7 @@ def gabp_to_arrays(estimator: Any) -> tuple[dict[str, NDArray[Any]], dict[str, A
     arrays = {name: np.asarray(value, np.float64) for name, value in estimator.network_.items()}
     if not all(np.isfinite(value).all() for value in arrays.values()):
         raise InputError("the GABP network holds NaN or infinity and is not saved; train it again on clean samples")
-    own = ("random_state", "checkpoint", "trainer_options")
-    settings = {key: value for key, value in estimator.get_params().items() if key not in own}
+    settings = {key: value for key, value in estimator.get_params().items() if key not in MACHINE}
     found = {"n_hidden": int(estimator.n_hidden_), "stopped": list(estimator.stopped_)}
     chosen = {"decay": float(estimator.decay_), "shrinkage": float(estimator.shrinkage_)}
     return arrays, {"parameters": settings, **found, **chosen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ PROVENANCE = {
     "engine": "what trained it: library and device",
     "precision": "float width of training",
 }
-LIBRARIES = ("smscale", "numpy", "numba", "scikit-learn", "torch", "pytorch-lightning", "xgboost")
+#: What a fit may depend on: a model says them, and a finished fit of a search is not repeated as long as they stay.
+LIBRARIES = ("smscale", "numpy", "scipy", "numba", "scikit-learn", "torch", "pytorch-lightning", "xgboost")
 #: Array types of each kind of model.
 DTYPES = {
     "gabp": {"float64"},
@@ -86,8 +88,13 @@ def write(
         "model": settings,
         "provenance": {"rows": len(rows), **provenance},
         "scores": dict(scores),
-        "versions": {library: _version(library) for library in LIBRARIES},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of LIBRARIES; None where one is not installed."""
+    return {library: _version(library) for library in LIBRARIES}
 
 
 def unit_of(name: str, units: Mapping[str, str]) -> str:
@@ -209,6 +216,7 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
+@functools.cache
 def _version(library: str) -> str | None:
     try:
         return importlib.metadata.version(library)

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from smscale.errors import InputError
+from smscale.models.fit_records import one_thread
 from smscale.models.ridge import ridge_coefficients, ridge_penalty
 from smscale.models.samples import (
     Floats,
@@ -216,20 +217,22 @@ class Tuned(RegressorMixin, BaseEstimator):
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Any:
         """Search and fit on X (n, k), y (n,); inner folds keep `groups` (n,) whole."""
-        samples = self._samples(X, y, groups, sample_weight)
-        settings, self.inner_table_ = self._searched(samples)
-        chosen = self.inner_table_.loc[self.inner_table_["chosen"]].iloc[0]
-        number = int(np.flatnonzero(self.inner_table_["chosen"])[0])
-        self.inner_score_, self.best_params_ = float(chosen["rmse"]), settings[number] | self._found(chosen)
-        model = self._model(final=True).set_params(**self._prefixed(self.best_params_))
-        self.best_estimator_ = self._fitted(model, samples)
+        with one_thread():
+            samples = self._samples(X, y, groups, sample_weight)
+            settings, self.inner_table_ = self._searched(samples)
+            chosen = self.inner_table_.loc[self.inner_table_["chosen"]].iloc[0]
+            number = int(np.flatnonzero(self.inner_table_["chosen"])[0])
+            self.inner_score_, self.best_params_ = float(chosen["rmse"]), settings[number] | self._found(chosen)
+            model = self._model(final=True).set_params(**self._prefixed(self.best_params_))
+            self.best_estimator_ = self._fitted(model, samples)
         return self
 
     def search(
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> pd.DataFrame:
         """The table of the search alone: with `records`, a later `fit` on the same rows finds every fit done."""
-        return self._searched(self._samples(X, y, groups, sample_weight))[1]
+        with one_thread():
+            return self._searched(self._samples(X, y, groups, sample_weight))[1]
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """(n,), units of y, for X (n, k)."""

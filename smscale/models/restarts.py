@@ -16,14 +16,15 @@ from smscale.models.samples import Floats, Rows
 class Restarts:
     """r networks on one table.
 
-    x (n, k), y (n,), standardised; weight and validation (r, n), 0 where a row does not count; hidden (r,) neurons; decay
-    (r,), per unit of weight; start (r, p) parameters, padded to the widest; dtype of the sums over samples.
+    x (n, k), y (n,), standardised; weight and validation (g, n), 0 where a row does not count, of which network i has row
+    member[i]; hidden (r,) neurons; decay (r,), per unit of weight; start (r, p) parameters, padded to the widest; dtype of the sums over samples.
     """
 
     x: Floats
     y: Floats
     weight: Floats
     validation: Floats
+    member: Rows
     hidden: NDArray[np.int64]
     decay: Floats
     start: Floats
@@ -37,14 +38,15 @@ class Restarts:
     def problem(self, rows: Rows, device: str, threads: int | None = None) -> Any:
         """Some of the networks as a problem, by the compiled engine on "cpu", else by torch."""
         engine: dict[str, Any] = {"threads": threads} if device == "cpu" else {"engine": "torch", "device": device}
-        weight = self.weight[rows]
+        member = self.member[rows]
         return lm_network.networks(
             self.x,
             self.y,
-            weight,
+            self.weight,
             self.hidden[rows],
-            self.decay[rows] * weight.sum(axis=1),
-            self.validation[rows],
+            self.decay[rows] * self.weight.sum(axis=1)[member],
+            self.validation,
+            member=member,
             dtype=self.dtype,
             **engine,
         )

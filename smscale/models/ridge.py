@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from smscale.models.samples import (
     Floats,
+    Fold,
     Labels,
+    Samples,
     Scaling,
     group_labels,
     implied_groups,
@@ -25,6 +31,17 @@ PENALTIES = np.logspace(-4, 1, 21)
 RIDGE_FOLDS = 5
 
 
+class Line(NamedTuple):
+    """A ridge regression and its intercept, or p of them: slopes (k,) or (k, p), level () or (p,)."""
+
+    slopes: Floats
+    level: Floats
+
+    def at(self, X: Floats) -> Floats:
+        """(n,) or (n, p), of X (n, k)."""
+        return X @ self.slopes + self.level
+
+
 def ridge_coefficients(X: Floats, y: Floats, weight: Floats, penalty: float | Floats) -> Floats:
     """Coefficients (k,), or (k, p) for p penalties, of a weighted ridge regression through the origin.
 
@@ -37,12 +54,28 @@ def ridge_coefficients(X: Floats, y: Floats, weight: Floats, penalty: float | Fl
     return (vectors @ shrunk).reshape(-1, *np.shape(penalty))
 
 
+def held_out_lines(
+    X: Floats, y: Floats, weight: Floats, folds: Sequence[Fold], penalties: float | Floats
+) -> list[Line]:
+    """For each fold the ridge regression of its training rows, or p of them for p penalties.
+
+    Centred on the fold's own training rows: the means of all rows would tell each fold of those that it holds out.
+    """
+    found = []
+    for train, _ in folds:
+        share = weight[train] / weight[train].sum()
+        centre, level = share @ X[train], share @ y[train]
+        slopes = ridge_coefficients(X[train] - centre, y[train] - level, share, penalties)
+        found.append(Line(slopes, level - centre @ slopes))
+    return found
+
+
 def ridge_penalty(X: Floats, y: Floats, weight: Floats, group: Labels, seed: int, folds: int = RIDGE_FOLDS) -> float:
     """The one of `PENALTIES` that is best in cross-validation on up to `folds` folds of whole groups (n,)."""
+    dealt = inner_folds(group, folds, np.random.default_rng(seed))
     errors = np.zeros(PENALTIES.size)
-    for train, held in inner_folds(group, folds, np.random.default_rng(seed)):
-        candidates = ridge_coefficients(X[train], y[train], weight[train], PENALTIES)
-        errors += weight[held] @ (X[held] @ candidates - y[held, None]) ** 2
+    for (_, held), lines in zip(dealt, held_out_lines(X, y, weight, dealt, PENALTIES), strict=True):
+        errors += weight[held] @ (lines.at(X[held]) - y[held, None]) ** 2
     return float(PENALTIES[np.argmin(errors)])
 
 
@@ -101,13 +134,19 @@ class RidgeBaseline(RegressorMixin, BaseEstimator):
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
         labels = group_labels(groups, len(table))
         rows = merge_rows(table, values, weight, labels)
+        with threadpool_limits(1):
+            self._learn(rows, labels is not None)
+        return self
+
+    def _learn(self, rows: Samples, grouped: bool) -> None:
         self.scaling_: Scaling = scaling_of(rows)
         scaled = standardised(rows, self.scaling_)
-        names = getattr(self, "feature_names_in_", None)
-        group = implied_groups(scaled, self.random_state, names) if labels is None else scaled.group
-        self.penalty_ = ridge_penalty(scaled.X, scaled.y, scaled.weight, group, self.random_state)
-        self.coef_ = ridge_coefficients(scaled.X, scaled.y, scaled.weight, self.penalty_)
-        return self
+        if not grouped:
+            names = getattr(self, "feature_names_in_", None)
+            scaled = scaled._replace(group=implied_groups(scaled, self.random_state, names))
+        X, y, weight, group = scaled
+        self.penalty_ = ridge_penalty(X, y, weight, group, self.random_state)
+        self.coef_ = ridge_coefficients(X, y, weight, self.penalty_)
 
     def predict(self, X: ArrayLike) -> Floats:
         """(n,) float64, units of y, for X (n, k)."""

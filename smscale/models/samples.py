@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
@@ -49,6 +50,10 @@ def group_labels(groups: ArrayLike | None, rows: int) -> Labels | None:
     labels = np.asarray(groups)
     if labels.shape != (rows,):
         raise InputError(f"groups must be one label a row, shape ({rows},); got shape {labels.shape}")
+    if missing := int(pd.isna(labels).sum()):
+        raise InputError(f"{missing} of {rows} groups are missing; leave those rows out, or give them a group")
+    if labels.dtype == object:  # of several types, which have no order
+        labels = labels.astype(str)
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 

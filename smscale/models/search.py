@@ -7,17 +7,9 @@ not depend on where the fits ran: scores are sums over held-out rows, added up i
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.metadata
-import json
-import os
-import sys
 import time
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -30,10 +22,19 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.utils import get_tags
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, has_fit_parameter, validate_data
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from smscale.errors import InputError
+from smscale.errors import InputError, SmscaleError, TaskError
+from smscale.models.fit_records import (
+    active_client,
+    fingerprint,
+    loaded_distributed,
+    named,
+    one_thread,
+    read_record,
+    write_record,
+)
+from smscale.models.record import versions
 from smscale.models.samples import (
     Floats,
     Fold,
@@ -55,8 +56,6 @@ VALIDATIONS = ("blocks", "rows")
 FOLDS = 5
 #: Settings that a random search draws, and calls of partial_fit that Hyperband's longest run gets.
 CANDIDATES, CALLS = 20, 27
-#: A finished fit is not repeated as long as these stay as they are.
-LIBRARIES = ("smscale", "numpy", "scikit-learn", "xgboost", "torch")
 #: Most settings that a warning names.
 NAMED = 3
 
@@ -146,6 +145,8 @@ def search(
     Raises
     ------
     InputError : no setting could be fitted on all folds
+    TaskError : a fit was lost to the machine (memory, disk, a worker), which says nothing about its setting; with `records`,
+        the next search goes on from the fits that finished
 
     Warns
     -----
@@ -191,7 +192,7 @@ class Trial(BaseEstimator):
     def outcome(self, X: Floats, rows: Floats) -> Outcome:
         """Fit, and measure on X, rows; or read what was recorded of just that."""
         record = self._record(X, rows)
-        found = _read(record)
+        found = read_record(record, _outcome_of)
         if found is not None:
             return found
         start = time.perf_counter()
@@ -200,6 +201,10 @@ class Trial(BaseEstimator):
                 sums = self.measure.sums(self._fitted(), X, rows[:, 0], rows[:, 1], rows[:, 2].astype(np.int64))
             if not np.isfinite(sums).all():
                 raise InputError("its predictions are not finite")
+        except TaskError:  # of a search inside
+            raise
+        except (MemoryError, OSError) as error:
+            raise lost_to_the_machine(f"the fit of {self.setting}", error) from error
         except Exception as error:  # whatever an estimator raises, the other settings go on
             return Outcome((), time.perf_counter() - start, _one_line(error))
         found = Outcome(tuple(sums.tolist()), time.perf_counter() - start, "")
@@ -241,11 +246,15 @@ def _run(
         cv=folds,
         refit=False,
         iid=False,
-        error_score=np.nan,
+        error_score="raise",
         scheduler=scheduler,
     ).fit(X, rows)
     by_fold = [scheduler.outcomes[i : i + len(settings)] for i in range(0, len(scheduler.outcomes), len(settings))]
     return [list(of_setting) for of_setting in zip(*by_fold, strict=True)]
+
+
+def _outcome_of(kept: Any) -> Outcome:
+    return Outcome(tuple(map(float, kept["sums"])), float(kept["seconds"]), "")
 
 
 def _outcome(trial: Trial, X: Floats, rows: Floats) -> Outcome:
@@ -255,7 +264,8 @@ def _outcome(trial: Trial, X: Floats, rows: Floats) -> Outcome:
 class _Scheduler:
     """What dask-ml takes for a dask scheduler: runs its graph, shows progress, and keeps the outcomes for itself.
 
-    dask-ml's own loop over a client runs a task that was lost for good again for ever, and passes on numbers only.
+    dask-ml's own loop over a client runs a task that raises again for ever, and passes on numbers only. Here every task runs
+    to its end once, and the first that raised ends the search.
     """
 
     def __init__(self, progress: bool):
@@ -281,17 +291,18 @@ def _here(graph: dict[Any, Any], keys: list[Any], bar: Any) -> list[Any]:
 
 
 def _on(client: Any, graph: dict[Any, Any], keys: list[Any], bar: Any) -> list[Any]:
-    """Run on a client: arrays are sent once, and a task that a worker's death ended for good is a failed fit."""
+    """Run on a client: arrays are sent once; where a task is lost for good, the others finish (and are recorded) first."""
     sent = {key: client.scatter(part) if isinstance(part, np.ndarray) else part for key, part in graph.items()}
     futures = client.get(sent, keys, sync=False)
     for _ in loaded_distributed().as_completed(set(futures), raise_errors=False):
         bar.update()
-    return [
-        future.result()
-        if future.status == "finished"
-        else (0.0, Outcome((), 0.0, _one_line(future.exception() or future.status)), 0.0)
-        for future in futures
-    ]
+    lost = [future for future in futures if future.status != "finished"]
+    if lost:
+        reason = lost[0].exception() if lost[0].status == "error" else "a worker that held their rows is gone"
+        if isinstance(reason, SmscaleError):
+            raise reason
+        raise lost_to_the_machine(f"{len(lost)} of {len(futures)} fits", reason)
+    return [future.result() for future in futures]
 
 
 def _tidy(settings: Sequence[Setting], outcomes: list[list[Outcome]], measure: Measure) -> pd.DataFrame:
@@ -327,9 +338,16 @@ def _report_failures(table: pd.DataFrame, settings: Sequence[Setting], rows: int
     )
 
 
+def lost_to_the_machine(what: str, reason: Any) -> TaskError:
+    """To raise where memory, a disk or a worker failed: a choice among the settings left would depend on the day."""
+    return TaskError(
+        f"{what} lost, through no fault of a setting: {_one_line(reason)}; free memory or disk, and run again"
+    )
+
+
 def _one_line(error: Any) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if isinstance(error, BaseException) else text
+    return f"{type(error).__name__}: {text}".removesuffix(": ") if isinstance(error, BaseException) else text
 
 
 # --- one estimator, its search inside ------------------------------------------------------------------------------
@@ -386,19 +404,22 @@ class Searched(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Searched:
         """Search, then fit the best on all rows of X (n, k), y (n,); inner folds keep `groups` (n,) whole."""
-        samples, given = self._samples(X, y, groups, sample_weight)
-        settings, self.inner_table_ = self._searched(samples, given)
-        chosen = int(np.flatnonzero(self.inner_table_["chosen"])[0])
-        self.best_params_, self.inner_score_ = dict(settings[chosen]), float(self.inner_table_["rmse"].iloc[chosen])
-        model = clone(self.estimator).set_params(**self.best_params_)
-        self.best_estimator_ = fit_with(model, samples.X, samples.y, samples.group if given else None, samples.weight)
+        with one_thread():
+            samples, given = self._samples(X, y, groups, sample_weight)
+            settings, self.inner_table_ = self._searched(samples, given)
+            chosen = int(np.flatnonzero(self.inner_table_["chosen"])[0])
+            self.best_params_, self.inner_score_ = dict(settings[chosen]), float(self.inner_table_["rmse"].iloc[chosen])
+            model = clone(self.estimator).set_params(**self.best_params_)
+            labels = samples.group if given else None
+            self.best_estimator_ = fit_with(model, samples.X, samples.y, labels, samples.weight)
         return self
 
     def search(
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> pd.DataFrame:
         """The table of the search alone: with `records`, a later `fit` on the same rows finds every fit done."""
-        return self._searched(*self._samples(X, y, groups, sample_weight))[1]
+        with one_thread():
+            return self._searched(*self._samples(X, y, groups, sample_weight))[1]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """(n,), units of y, for X (n, k)."""
@@ -428,13 +449,10 @@ class Searched(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         if self.how == "hyperband":
             from smscale.models.hyperband import hyperband
 
-            table = hyperband(
+            return hyperband(
                 self.estimator, self.space, samples.X, samples.y, folds[0], groups, samples.weight,
                 self.calls, self.records, self.progress, self.random_state,
             )  # fmt: skip
-            return [
-                dict(zip(self.space, row, strict=True)) for row in table[list(self.space)].itertuples(index=False)
-            ], table
         settings = candidates(self.space, self.how, self.candidates, self.random_state)
         table = search(
             self.estimator, settings, samples.X, samples.y, folds, groups, samples.weight,
@@ -470,90 +488,3 @@ def fit_with(model: Any, X: Floats, y: Floats, groups: Labels | None, weight: Fl
     if has_fit_parameter(model, "sample_weight"):
         extra["sample_weight"] = weight
     return model.fit(X, y, **extra)
-
-
-# --- where a fit runs, and what is kept of it ----------------------------------------------------------------------
-
-
-def active_client() -> Any:
-    """The active dask client of this process; None without one, and inside a dask task (which must not wait for others)."""
-    distributed = loaded_distributed()
-    if distributed is None or in_a_task():
-        return None
-    try:
-        return distributed.default_client()
-    except ValueError:
-        return None
-
-
-def in_a_task() -> bool:
-    """Whether this is a task on a dask worker."""
-    distributed = loaded_distributed()
-    try:
-        return distributed is not None and distributed.get_worker() is not None
-    except ValueError:
-        return False
-
-
-def loaded_distributed() -> Any:
-    """dask.distributed, which whoever made the client has imported; None where nobody has."""
-    return sys.modules.get("distributed")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for BLAS, OpenMP and (where it is loaded) torch; put back after."""
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 1
-    with threadpool_limits(1):
-        try:
-            if torch:
-                torch.set_num_threads(1)
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(threads)
-
-
-@functools.cache
-def versions() -> dict[str, str | None]:
-    """Of the libraries that a fit may depend on; None where one is not installed."""
-    return {library: _version(library) for library in LIBRARIES}
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def fingerprint(array: NDArray[Any]) -> str:
-    """Of an array's shape, type and values."""
-    content = np.ascontiguousarray(array)
-    head = f"{content.shape}{content.dtype.str}".encode()
-    return hashlib.blake2b(head + content.tobytes(), digest_size=16).hexdigest()
-
-
-def named(parts: Mapping[str, Any]) -> str:
-    """A file name that changes with every part."""
-    text = json.dumps(parts, sort_keys=True, default=repr)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _read(record: Path | None) -> Outcome | None:
-    if record is None or not record.exists():
-        return None
-    try:
-        found = json.loads(record.read_text())
-        return Outcome(tuple(map(float, found["sums"])), float(found["seconds"]), "")
-    except (ValueError, KeyError, TypeError):
-        return None  # not of ours: the fit is done again and its record replaced
-
-
-def write_record(record: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all, whoever else writes it."""
-    record.parent.mkdir(parents=True, exist_ok=True)
-    half = record.with_name(f"{record.stem}.{uuid.uuid4().hex}.part")
-    half.write_text(json.dumps(content, default=repr))
-    os.replace(half, record)

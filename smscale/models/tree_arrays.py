@@ -228,3 +228,8 @@ def _are_trees(forest: ForestPredictor) -> bool:
     return bool(
         ((used >= 0) & (used < forest.predictors)).all() and all(((c > inner) & (c < end)).all() for c in children)
     )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON takes it."""
+    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and np.isfinite(value))

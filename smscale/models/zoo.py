@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections.abc
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.inspection import permutation_importance
 
-from smscale.errors import RecipeError
+from smscale.errors import InputError, RecipeError
 
 #: Names of the models, in the order in which they are shown.
 MODELS = ("gabp", "cnn", "rf", "xgb")
@@ -92,6 +95,11 @@ def build(
     if searching:
         chosen |= {"records": records, "progress": progress}
     model.set_params(**chosen, random_state=seed)
+    if hasattr(model, "_check_settings"):
+        try:
+            model._check_settings()
+        except InputError as error:
+            raise RecipeError(f"models.{name}: {error}") from None
     if wanted is not None and not searching:
         return _searched(name, wanted, model, seed, records, progress)
     return model
@@ -133,7 +141,7 @@ def _checked_search(name: str, wanted: Any) -> dict[str, Any]:
     where = f"models.{name}.search"
     if not isinstance(wanted, Mapping) or "space" not in wanted:
         raise RecipeError(f"{where}: found {wanted!r}, expected space (lists of values by name) and how it is searched")
-    if unknown := sorted(set(wanted) - set(SEARCH_NAMES)):
+    if unknown := sorted(map(str, set(wanted) - set(SEARCH_NAMES))):
         raise RecipeError(f"{where}: {', '.join(unknown)} is unknown; expected among {', '.join(SEARCH_NAMES)}")
     space = wanted["space"]
     if not isinstance(space, Mapping) or not space or not _are_lists(space):
@@ -158,30 +166,61 @@ def _refuse_unknown(name: str, chosen: Mapping[str, Any], model: Any, where: str
     where = where or f"models.{name}"
     defaults = model.get_params(deep=False)
     known = sorted(set(defaults) - NOT_IN_RECIPES)
-    if unknown := sorted(set(chosen) - set(known)):
+    if unknown := sorted(map(str, set(chosen) - set(known))):
         prefix = f"model {name!r}" if where == f"models.{name}" else where
         raise RecipeError(f"{prefix} has no setting {', '.join(unknown)}; it takes {', '.join(known)}")
+    hints = typing.get_type_hints(type(model).__init__)
     for key, value in chosen.items():
-        _refuse_other_kind(name, where, key, value, defaults[key])
+        if key != "grid" and not _fits(hints[key], value):
+            raise RecipeError(f"{where}.{key}: found {value!r}, expected {_in_words(hints[key])}")
+        _refuse_out_of_range(name, where, key, value)
 
 
-def _refuse_other_kind(model: str, where: str, key: str, value: Any, default: Any) -> None:
-    """Numbers where the default is one, enough of them in a forest; lists of values in a grid; known words."""
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise RecipeError(f"{where}.{key}: found {value!r}, expected a number")
-        least = LEAST.get(key) if model in GRID_NAMES else None
-        if least is not None and (value is None or value < least or value != int(value)):
-            raise RecipeError(f"{where}.{key}: found {value!r}, expected at least {least}")
-    if isinstance(default, bool) and not isinstance(value, bool):
-        raise RecipeError(f"{where}.{key}: found {value!r}, expected true or false")
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a recipe's value is what an argument's type hint says; numbers are finite, a path is text."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(arg, value) for arg in args)
+    if origin in (tuple, collections.abc.Sequence):
+        return isinstance(value, list | tuple) and all(_fits(args[0], item) for item in value)
+    if origin is collections.abc.Mapping:
+        return isinstance(value, Mapping) and all(
+            isinstance(name, str) and _fits(args[1], item) for name, item in value.items()
+        )
+    if hint is Any:
+        return True
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    if hint in (type(None), bool, int, str):
+        return type(value) is hint
+    return False
+
+
+def _in_words(hint: Any) -> str:
+    """A type hint for who writes a recipe."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(words for arg in args if (words := _in_words(arg))))
+    if origin in (tuple, collections.abc.Sequence):
+        return f"a list, each {_in_words(args[0])}"
+    if origin is collections.abc.Mapping:
+        return "keys and values"
+    known = {type(None): "nothing", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return known.get(hint, "")
+
+
+def _refuse_out_of_range(model: str, where: str, key: str, value: Any) -> None:
+    """Of a forest: numbers that are too small, unknown words, a grid that is none."""
+    least = LEAST.get(key) if model in GRID_NAMES else None
+    if least is not None and value < least:
+        raise RecipeError(f"{where}.{key}: found {value!r}, expected at least {least}")
     if model in GRID_NAMES and key in WORDS and value not in WORDS[key]:
         raise RecipeError(f"{where}.{key}: found {value!r}, expected {' or '.join(map(str, WORDS[key]))}")
     if key == "grid" and value is not None:
         if not isinstance(value, Mapping) or not value or not _are_lists(value):
             raise RecipeError(f"{where}.grid: found {value!r}, expected lists of values by name")
         known = GRID_NAMES[model]
-        if unknown := sorted(set(value) - set(known)):
+        if unknown := sorted(map(str, set(value) - set(known))):
             raise RecipeError(f"{where}.grid: {', '.join(unknown)} is unknown; expected among {', '.join(known)}")
         for name, words in GRID_WORDS.items():
             if wrong := [word for word in value.get(name, ()) if word not in words]:

@@ -202,7 +202,7 @@ def _method(recipe: Any, reports: Mapping[str, Any]) -> dict[str, str]:
     method = {
         "ingest": f"SMAP quality policy {recipe.smap.quality}, algorithm {', '.join(reports['ingest']['smap']['algorithm']) or 'unknown'}; MODIS quality {recipe.modis.quality}.",
         "match": f"Area-weighted upscaling to EASE-Grid 2.0 36 km; at least {recipe.match.min_valid_fraction:g} of a cell valid, {recipe.match.min_lst_valid_fraction:g} for LST; land cover classes {list(recipe.match.exclude_land_cover)} left out.",
-        "train": f"{', '.join(recipe.models)} on {reports['train']['rows']['training']} samples; {recipe.split.validation} split, {recipe.split.fraction:g} for validation.",
+        "train": f"{', '.join(recipe.models)} on {reports['train']['rows']['training']} samples; {recipe.split.validation} split, {reports['train']['rows']['validation']} for validation.",
         "downscale": "Every model on every 1 km cell; a cell without a value says why in its status.",
         "fuse": f"{', '.join(fusion.residuals)} × {', '.join(fusion.interpolators)}; {fusion.holdout:g} of the {fusion.holdout_unit}s held out.",
     }

@@ -31,6 +31,8 @@ WORDS = {
     "target": "no target",
     "valid": "target out of table.valid",
     "predictors": "a predictor is missing",
+    "places": "no coordinates",
+    "repeats": "a row that is there twice",
     "days": "day not taken (table.every)",
     "samples": "no weight",
 }
@@ -109,6 +111,8 @@ def samples_of(
     """
     renamed = _renamed(raw, spec, name)
     _require(renamed, [spec.target, *spec.history], name, spec.columns)
+    places = [c for c in ("longitude", "latitude", "row", "col") if c in renamed]
+    renamed = renamed.assign(**{c: _numbers(renamed[c], c, name) for c in (*places, *spec.history)})
     table = _with_history(renamed, spec.history, name)
     table = _with_season(table)
     _require(table, predictors, name, spec.columns)
@@ -117,8 +121,13 @@ def samples_of(
     sieves = {"target": np.isfinite(values)}
     if spec.valid is not None:
         sieves["valid"] = (values >= spec.valid[0]) & (values <= spec.valid[1])
-    known = np.isfinite(numbers[list(predictors)].to_numpy())
+    with np.errstate(over="ignore"):  # the models read float32: what is beyond it is missing
+        known = np.isfinite(numbers[list(predictors)].to_numpy().astype(np.float32))
     sieves["predictors"] = known.all(axis=1)
+    if places:
+        sieves["places"] = np.isfinite(numbers[places].to_numpy()).all(axis=1)
+    if (again := numbers.duplicated().to_numpy()).any():
+        sieves["repeats"] = ~again
     if spec.every > 1:
         _require(numbers, ["local_date"], f"{name} (for table.every)", {})
         dates = numbers["local_date"]
@@ -245,7 +254,7 @@ def _write(run: Run, matched: Mapping[str, Any], trained: Mapping[str, Any]) -> 
         headline={"target": recipe.target, "samples": matched["samples"], "best model": trained["best"]},
         method={
             "table": f"{Path(spec.file).name}; predictors {', '.join(recipe.predictors)}.",
-            "train": f"{', '.join(recipe.models)} on {trained['rows']['training']} rows; {split.validation} split, {split.fraction:g} for validation.",
+            "train": f"{', '.join(recipe.models)} on {trained['rows']['training']} rows; {split.validation} split, {trained['rows']['validation']} for validation.",
             "blocks": trained["blocks"],
         },
         recipe=yaml.safe_dump(recipe_values(recipe), sort_keys=False, allow_unicode=True),

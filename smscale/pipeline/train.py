@@ -142,8 +142,8 @@ def train(run: Run) -> dict[str, Any]:
         selection.check_table(table, [*recipe.predictors, recipe.target])
         how, line = training_of(recipe, run.workspace, run.upstream("match"))
         _refuse_too_few(how, table)
+        compared = how.compared(table)  # before anything is fitted: a split may not suit the table
         results = fits(run, how, list(recipe.models), fingerprint)
-        compared = how.compared(table)
         tasks = [Task(f"inner/{name}", inner_task, (how, name), fingerprint) for name in recipe.models]
         folds = [
             Task(f"split/{i}-{task.split}-{task.fold}-{task.model}", split_task, (how, i), fingerprint)
@@ -170,9 +170,12 @@ def _refuse_too_few(how: Training, table: pd.DataFrame) -> None:
     known, unseen = (len(side) for side in how.sides(table)) if len(table) > 1 else (0, 0)
     least = ROWS_PER_FOLD * how.split.inner_folds
     if known < least or unseen < 1:
+        more = "give more rows"
+        if "region" in how.provenance:
+            more = "lengthen the period, widen the region or lower match.min_lst_valid_fraction"
         raise InputError(
             f"{len(table)} samples are too few to train on: {known} train, at least {least} must (split.inner_folds {how.split.inner_folds}), "
-            f"{unseen} validate; lengthen the period, widen the region or lower match.min_lst_valid_fraction"
+            f"{unseen} validate; {more}"
         )
 
 

@@ -1,0 +1,90 @@
+"""Where a fit runs (one thread, here or on a worker, with the same result), and the record that keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+Kept = TypeVar("Kept")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for BLAS, OpenMP and (where it is loaded) torch; put back after."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 1
+    with threadpool_limits(1):
+        try:
+            if torch:
+                torch.set_num_threads(1)
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(threads)
+
+
+def active_client() -> Any:
+    """The active dask client of this process; None without one, and inside a dask task (which must not wait for others)."""
+    distributed = loaded_distributed()
+    if distributed is None or in_a_task():
+        return None
+    try:
+        return distributed.default_client()
+    except ValueError:
+        return None
+
+
+def in_a_task() -> bool:
+    """Whether this is a task on a dask worker."""
+    distributed = loaded_distributed()
+    try:
+        return distributed is not None and distributed.get_worker() is not None
+    except ValueError:
+        return False
+
+
+def loaded_distributed() -> Any:
+    """dask.distributed, which whoever made the client has imported; None where nobody has."""
+    return sys.modules.get("distributed")
+
+
+def fingerprint(array: NDArray[Any]) -> str:
+    """Of an array's shape, type and values."""
+    content = np.ascontiguousarray(array)
+    head = f"{content.shape}{content.dtype.str}".encode()
+    return hashlib.blake2b(head + content.tobytes(), digest_size=16).hexdigest()
+
+
+def named(parts: Mapping[str, Any]) -> str:
+    """A file name that changes with every part."""
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def read_record(record: Path | None, parse: Callable[[Any], Kept]) -> Kept | None:
+    """What `parse` makes of a record's content; None where there is none, or none of ours: the fit is then done again."""
+    if record is None or not record.exists():
+        return None
+    try:
+        return parse(json.loads(record.read_text()))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+
+
+def write_record(record: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all, whoever else writes it."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    half = record.with_name(f"{record.stem}.{uuid.uuid4().hex}.part")
+    half.write_text(json.dumps(content, default=repr))
+    os.replace(half, record)

@@ -1,0 +1,108 @@
+"""How a `fit` runs Lightning: quietly, in one thread or many, so that Ctrl-C ends it and a kill leaves a whole checkpoint.
+
+Imported by the trainings alone, as it imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+
+#: Trainer arguments unless the caller gives others.
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+LOGGERS = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric")
+
+
+class Shared:
+    """A state of the process that several threads want at once: the first sets it, the last puts back what was.
+
+    `set_state` gets a stack for what puts it back.
+    """
+
+    def __init__(self, set_state: Callable[[ExitStack], None]):
+        self._set_state = set_state
+        self._lock = threading.Lock()
+        self._undo = ExitStack()
+        self.users = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The state, for the time of a block."""
+        with self._lock:
+            if self.users == 0:
+                self._set_state(self._undo)
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.users -= 1
+                if self.users == 0:
+                    self._undo.close()
+
+    def take(self) -> None:
+        """The state for good, in a process that ends with the training; nothing where it is held."""
+        with self._lock:
+            if self.users == 0:
+                self._set_state(self._undo)
+
+
+def _silence(undo: ExitStack) -> None:
+    undo.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    for logger in map(logging.getLogger, LOGGERS):
+        undo.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+
+
+#: Lightning's advice silenced.
+silence = Shared(_silence)
+
+
+def fit(trainer: lightning.Trainer, module: lightning.LightningModule, batches: Any, checkpoint: Path | None) -> None:
+    """`trainer.fit`, that a Ctrl-C leaves as a KeyboardInterrupt (Lightning exits, and ignores the next one).
+
+    batches : None where the module has its own; checkpoint : file to go on from, or None
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+
+
+def save(trainer: lightning.Trainer, path: Path) -> None:
+    """Write a checkpoint beside, then in place of the last, so that a kill leaves a whole one."""
+    beside = path.with_name(f"{path.name}.part")
+    trainer.save_checkpoint(beside)
+    if trainer.is_global_zero:
+        beside.replace(path)
+
+
+def listed(callbacks: Any) -> list[Any]:
+    """Callbacks as Lightning takes them: none, one or several."""
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def device_told(accelerator: str) -> str:
+    """The kind of device behind an accelerator's name, for the name of a checkpoint: another kind rounds otherwise."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "cpu" if accelerator == "auto" else accelerator
