@@ -425,7 +425,8 @@ def test_memory_does_not_grow_with_the_networks_that_share_rows() -> None:
         model.fit(X, y, groups=np.arange(rows) % 40)
         peaks.append(tracemalloc.get_traced_memory()[1] / rows)
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 100
+    # Fifty networks more: a matrix each, 200 bytes a row of this table; weights of their own would take 2 000.
+    assert peaks[1] < peaks[0] + 400
 
 
 @pytest.mark.parametrize("stations", [3, 4, 6, 9])
