@@ -494,7 +494,7 @@ def test_a_search_of_a_forest_is_its_own_grid() -> None:
         ("gabp", {"how": "grid"}, "expected space"),
         ("gabp", {"space": {"max_hidden": 8}}, "search.space: found .* expected lists of values by name"),
         ("gabp", {"space": {"hidden": [8]}}, "models.gabp.search.space has no setting hidden"),
-        ("gabp", {"space": {"max_hidden": ["many"]}}, "max_hidden: found 'many', expected a number"),
+        ("gabp", {"space": {"max_hidden": ["many"]}}, "max_hidden: found 'many', expected a whole number"),
         ("gabp", {"space": {"max_hidden": [8]}, "how": "bayes"}, "how: found 'bayes', expected one of grid, random"),
         ("gabp", {"space": {"max_hidden": [8]}, "fold": 3}, "fold is unknown; expected among how, space"),
         ("gabp", {"space": {"max_hidden": [8]}, "folds": 1}, "folds: found 1, expected a whole number of at least 2"),

@@ -56,7 +56,13 @@ def test_samples_hold_target_predictors_and_what_is_known_of_the_rows() -> None:
     raw.loc[7, "flux"] = 1e6
     raw.loc[9, "warmth"] = np.inf
     table, flow, missing = samples_of(raw, SPEC, PREDICTORS)
-    assert flow == {"all": 480, "target": 479, "valid": 478, "predictors": 453, "places": 453}  # 1 and 2 first days of 12 stations
+    assert flow == {
+        "all": 480,
+        "target": 479,
+        "valid": 478,
+        "predictors": 453,
+        "places": 453,
+    }  # 1 and 2 first days of 12 stations
     assert missing == {"rain_3d": 24, "warmth": 1}
     assert set(table.columns) == {"station", "local_date", "longitude", "latitude", "flux", *PREDICTORS}
     assert np.isfinite(table[[*PREDICTORS, "flux"]].to_numpy()).all()
@@ -79,7 +85,7 @@ def test_history_sums_the_days_up_to_the_rows_own_by_station_and_stands_in_for_f
 def test_a_row_without_a_date_has_no_history_and_no_day_to_be_taken_on() -> None:
     raw = made()
     raw.loc[17, "day"] = pd.NaT
-    table, flow, missing = samples_of(raw, SPEC, ["rain_3d", "warmth"])
+    table, flow, _ = samples_of(raw, SPEC, ["rain_3d", "warmth"])
     assert flow["predictors"] == flow["valid"] - 27  # 24 first days, the row without a date, and two days that need it
     assert table["local_date"].notna().all()
     thinned = Table("t", "flux", SPEC.columns, every=4)
