@@ -449,7 +449,7 @@ def split_bars(table: pd.DataFrame, path: str | Path, *, label: str = "RMSE (m³
         axes = figure.subplots(1, grid.shape[1], sharex=True, sharey=True, squeeze=False)[0]
         for ax, (split, values) in zip(axes, grid.items(), strict=True):
             bars = ax.barh(range(len(models)), values.fillna(0), 0.66, color=[colour_of(m) for m in models])
-            ax.bar_label(bars, [f"{v:.3g}" if np.isfinite(v) else "none" for v in values], padding=3, fontsize=8.5)
+            ax.bar_label(bars, [f"{v:#.3g}" if np.isfinite(v) else "none" for v in values], padding=3, fontsize=8.5)
             ax.set_title(str(split))
             ax.margins(x=0.3)
             ax.tick_params(axis="y", length=0)
