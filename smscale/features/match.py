@@ -244,7 +244,7 @@ def sample_table(
     shape = (coarse.sizes["time"], coarse.sizes["lat"], coarse.sizes["lon"])
     target = _plane(coarse["soil_moisture"], shape)
     weight = _plane(coarse["weight"], shape) if "weight" in coarse else np.ones(shape, dtype=np.float32)
-    planes = {name: _plane(_predictor(coarse, name), shape) for name in predictors}
+    planes = {name: coarse_field(coarse, name, shape) for name in predictors}
     times = _times(coarse, shape)
     if tolerance_hours is not None and "lst_hours_away" not in times:
         raise InputError(
@@ -349,6 +349,11 @@ def _predictor(coarse: xr.Dataset, name: str) -> xr.DataArray:
             return coarse[found]
     there = ", ".join(str(n) for n in coarse.data_vars)
     raise InputError(f"predictor {name} is not in the coarse cube; it holds {there}")
+
+
+def coarse_field(coarse: xr.Dataset, name: str, shape: tuple[int, ...]) -> NDArray:
+    """A predictor of the coarse cube as (time, lat, lon), in the units of the sample table; classes keep their fill."""
+    return _plane(_predictor(coarse, name), shape)
 
 
 def _plane(data: xr.DataArray, shape: tuple[int, ...]) -> NDArray:

@@ -4,11 +4,12 @@ Columns go cell by cell: the k predictors of the row's own cell under their own 
 row by row to south-east, as "lst[-1,+1]": one row north, one column east.
 
 Predicting at 1 km, the centre's columns are the fine cell's, the neighbours' those of the coarse cells around the coarse cell
-that holds it; where one is missing, that coarse cell's own value stands in, as here.
+that holds it (`pipeline.surroundings`); where one is missing, that coarse cell's own value stands in, as here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,11 @@ from smscale.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+Floats32 = NDArray[np.float32]
+Indices = NDArray[np.integer]
+
+#: What follows a predictor's name in the column of a neighbour.
+OFFSET = re.compile(r"\[[+-]\d+,[+-]\d+\]$")
 KEYS = ("time", "row", "col")
 
 
@@ -42,6 +48,23 @@ def patch_columns(predictors: Sequence[str], patch: int) -> list[str]:
     """Names of the columns of a patch of `patch` x `patch` cells, cell by cell, the centre first under the plain names."""
     names = list(predictors)
     return names + [f"{name}[{row:+d},{col:+d}]" for row, col in patch_offsets(patch)[1:] for name in names]
+
+
+def own_name(column: str) -> str:
+    """The predictor that a column of `patch_columns` holds of some cell."""
+    return OFFSET.sub("", column)
+
+
+def around(planes: Floats32, at: tuple[Indices, Indices, Indices], patch: int) -> Floats32:
+    """Values (n, patch^2 - 1, k) of the cells around n cells, in the order of `patch_offsets`; NaN beyond the grid.
+
+    planes (k, time, rows, cols);  at : step, row and col (n,) of the cells in the middle
+    """
+    reach = patch // 2
+    step, row, col = at
+    padded = np.pad(planes, [(0, 0), (0, 0), (reach, reach), (reach, reach)], constant_values=np.nan)
+    cells = [padded[:, step, row + reach + south, col + reach + east] for south, east in patch_offsets(patch)[1:]]
+    return np.stack(cells).transpose(2, 0, 1) if cells else np.empty((len(step), 0, len(planes)), np.float32)
 
 
 def neighbourhood(table: pd.DataFrame, predictors: Sequence[str], patch: int) -> Neighbourhood:

@@ -100,9 +100,12 @@ def _check_models(recipe: Recipe, workspace: Workspace) -> None:
     if workspace.finished("train") is not None and workspace.recipe["models"] == recipe.part("models")["models"]:
         return
     from smscale.models.zoo import build
+    from smscale.pipeline.surroundings import patch_of
 
     for name, settings in recipe.models.items():
         build(name, settings, recipe.seed)
+        if patch_of(name, settings) > 1 and recipe.recovery is not None:
+            raise RecipeError(f"models.{name}.patch: a recovery trains on single cells; leave it out")
 
 
 def _require_earlier(run: Run, stages: dict[str, Callable[[Run], dict[str, Any]]], only: str) -> None:

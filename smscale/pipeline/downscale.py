@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,8 +16,10 @@ from smscale import schema, store
 from smscale.blocks import Task
 from smscale.grid import Grid
 from smscale.models import Predictor, load_model
+from smscale.models.patch import own_name
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
+from smscale.pipeline.surroundings import Surroundings
 from smscale.schema import Status
 from smscale.sources.outline import inside, read_outline
 from smscale.workspace import Workspace, predictor_plane
@@ -122,7 +125,7 @@ def block(
     workspace = Workspace(Path(root))
     steps = workspace.steps.isel(time=slab)
     predictors = {name: _model(str(workspace.model(name)), trained) for name in models}
-    names = list(dict.fromkeys(n for p in predictors.values() for n in (*p.features, "land_cover")))
+    names = list(dict.fromkeys(own_name(n) for p in predictors.values() for n in (*p.features, "land_cover")))
     shape = (steps.sizes["time"], rows.stop - rows.start, cols.stop - cols.start)
     planes = {name: _plane(workspace, name, steps, never_later, rows, cols) for name in names}
     missing = _missing(planes, shape, excluded)
@@ -130,7 +133,8 @@ def block(
         missing[:, ~inside(_polygons(outline, drawn), grid)] |= np.uint32(Status.OUTSIDE_REGION)
     maps, counts, written = [], {}, []
     for name, predictor in predictors.items():
-        values, status = _predict(predictor, planes, missing, bounds)
+        around = _surroundings(workspace, steps, grid, predictor)
+        values, status = _predict(predictor, planes, missing, bounds, around)
         written.append(store.write(workspace.maps_path, "", f"soil_moisture_{name}", region, values))
         written.append(store.write(workspace.maps_path, "", f"status_{name}", region, status))
         counts[name] = status_counts(status) | {"valid": int(np.isfinite(values).sum())}
@@ -166,20 +170,50 @@ def _missing(planes: dict[str, np.ndarray], shape: tuple[int, ...], excluded: Se
     return status
 
 
+def _surroundings(workspace: Workspace, steps: xr.Dataset, grid: Grid, predictor: Predictor) -> Surroundings | None:
+    """The coarse cells around a block's, for a model that looks at them."""
+    own = list(dict.fromkeys(map(own_name, predictor.features)))
+    patch = math.isqrt(len(predictor.features) // len(own))
+    return None if patch == 1 else Surroundings(workspace, steps, grid, own, patch)
+
+
 def _predict(
-    predictor: Predictor, planes: dict[str, np.ndarray], missing: np.ndarray, bounds: tuple[float, float]
+    predictor: Predictor,
+    planes: dict[str, np.ndarray],
+    missing: np.ndarray,
+    bounds: tuple[float, float],
+    around: Surroundings | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A model's values, NaN where something is missing, and their status."""
     hide = np.where(missing != 0, np.float32(np.nan), np.float32(0))
-    given = [planes[name] + hide if i == 0 else planes[name] for i, name in enumerate(predictor.features)]
-    values = predictor.predict_planes(given)
+    given = [
+        planes[name] + hide if i == 0 else planes[name] for i, name in enumerate(predictor.features) if name in planes
+    ]
+    if around is None:
+        values, outside = predictor.predict_planes(given), predictor.outside_planes(given)
+    else:
+        values, outside = _predict_patches(
+            predictor, [np.broadcast_to(plane, missing.shape) for plane in given], around
+        )
     status = missing.copy()
-    outside = predictor.outside_planes(given)
     valid = np.isfinite(values)
     status[outside & valid] |= np.uint32(Status.OUTSIDE_TRAINING_RANGE)
     clipped = valid & ((values < bounds[0]) | (values > bounds[1]))
     status[clipped] |= np.uint32(Status.CLIPPED)
     return np.clip(values, *bounds).astype(np.float32), status
+
+
+def _predict_patches(
+    predictor: Predictor, given: list[np.ndarray], around: Surroundings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Step by step, since a patch multiplies the planes: values, and whether a predictor is outside its training range."""
+    found = []
+    for step in range(len(given[0])):
+        own = [plane[step] for plane in given]
+        seen = [*own, *around.at(step, own)]
+        found.append((predictor.predict_planes(seen), predictor.outside_planes(seen)))
+    values, outside = (np.stack(parts) for parts in zip(*found, strict=True))
+    return values, outside
 
 
 def status_counts(status: np.ndarray) -> dict[str, int]:

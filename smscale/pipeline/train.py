@@ -15,6 +15,9 @@ from smscale.blocks import Task
 from smscale.config import Recipe, Split
 from smscale.errors import InputError
 from smscale.models import correlation, save_model, selection, splits, zoo
+from smscale.models.patch import own_name, patch_columns
+from smscale.models.record import unit_of
+from smscale.pipeline import surroundings
 from smscale.pipeline.plain import plain, records
 from smscale.pipeline.run import Run, sealed
 from smscale.workspace import Workspace
@@ -51,6 +54,16 @@ class Training:
         """Rows of the training and of the validation side."""
         splitter = _splitter(self.split, self.split.validation, max(2, round(1 / self.split.fraction)), self.seed)
         return next(iter(splitter.split(table)))
+
+    def seen_by(self, name: str) -> tuple[Training, pd.DataFrame]:
+        """What a model trains on: the samples, and of a patch network the coarse cells around each as further predictors."""
+        table, patch = self.workspace.samples, surroundings.patch_of(name, self.models[name])
+        if patch == 1:
+            return self, table
+        columns = patch_columns(self.predictors, patch)
+        units = {column: unit_of(own_name(column), self.units) for column in columns}
+        wide = surroundings.widened(self.workspace, table, self.predictors, patch)
+        return replace(self, predictors=tuple(columns), units={**self.units, **units}), wide
 
     def matrix(self, table: pd.DataFrame) -> np.ndarray:
         return table[list(self.predictors)].to_numpy(np.float32)
@@ -181,7 +194,7 @@ def _refuse_too_few(how: Training, table: pd.DataFrame) -> None:
 
 def fit_task(how: Training, name: str) -> dict[str, Any]:
     """Fit one model on the training side, keep it as an artefact, score it on the validation side."""
-    table, workspace = how.workspace.samples, how.workspace
+    (how, table), workspace = how.seen_by(name), how.workspace
     known, unseen = (table.iloc[rows] for rows in how.sides(table))
     model, _ = selection.fit_fold(
         name,
@@ -213,8 +226,12 @@ def fit_task(how: Training, name: str) -> dict[str, Any]:
 
 
 def told(model: Any, X: np.ndarray, y: np.ndarray, how: Training, repeats: int = 3, rows: int = 5000) -> dict[str, Any]:
-    """What a fitted model tells of itself: curves, importances on rows X (n, k), y (n,), what it chose."""
+    """What a fitted model tells of itself: curves, importances on rows X (n, k), y (n,), what it chose.
+
+    Importances of a patch are of a predictor in all its cells: the sum over them.
+    """
     influence = zoo.importances(model, X, y, list(how.predictors), seed=how.seed, repeats=repeats, rows=rows)
+    influence = influence.groupby(own_name, sort=False).sum(min_count=1)
     search = getattr(model, "inner_table_", None)
     return {
         "traces": traces_of(zoo.fitted(model)),
@@ -228,7 +245,7 @@ def told(model: Any, X: np.ndarray, y: np.ndarray, how: Training, repeats: int =
 
 def inner_task(how: Training, name: str) -> dict[str, Any]:
     """Score one model on inner folds of the training side: what models are compared by."""
-    table = how.workspace.samples
+    how, table = how.seen_by(name)
     known = table.iloc[how.sides(table)[0]]
     rows = selection.inner_scores(
         {name: how.models[name]},
@@ -244,8 +261,9 @@ def inner_task(how: Training, name: str) -> dict[str, Any]:
 
 def split_task(how: Training, i: int) -> dict[str, Any]:
     """Predictions of one model on one fold of one split: the i-th that the recipe compares, made again from the table."""
-    table = how.workspace.samples
-    found = selection.run_task(how.compared(table)[i], table, list(how.predictors), how.target, how.blocks)
+    task = how.compared(how.workspace.samples)[i]
+    seen, table = (how, how.workspace.samples) if task.model in selection.BASELINES else how.seen_by(task.model)
+    found = selection.run_task(task, table, list(seen.predictors), how.target, how.blocks)
     return {"estimate": found["estimate"].tolist(), "seconds": float(found["fit_seconds"].iloc[0])}
 
 

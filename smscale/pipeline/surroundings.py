@@ -1,0 +1,101 @@
+"""What a patch network sees beside a cell: the coarse cells around it, for training samples and for blocks of the fine grid.
+
+A neighbour that is not there, or has no value, is as the coarse cell in the middle; where that has none either, as the fine
+cell itself. So a patch never makes a hole in a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from smscale import schema
+from smscale.errors import InputError, RecipeError
+from smscale.features.match import coarse_field
+from smscale.grid import Grid, grid_of
+from smscale.models.patch import around, neighbourhood, patch_columns
+from smscale.workspace import Workspace
+
+#: Steps of the coarse cube that are held at once.
+STEPS = 64
+
+
+def patch_of(name: str, settings: Mapping[str, Any]) -> int:
+    """The side of the square of coarse cells that a recipe's model looks at; 1 is the cell alone."""
+    if "patch" in dict(dict(settings.get("search") or {}).get("space") or {}):
+        raise RecipeError(f"models.{name}.search.space: patch cannot be searched; set models.{name}.patch")
+    return int(settings.get("patch", 1))
+
+
+def widened(workspace: Workspace, table: pd.DataFrame, predictors: Sequence[str], patch: int) -> pd.DataFrame:
+    """The samples with the predictors of the coarse cells around each: columns of `models.patch.patch_columns`.
+
+    They come from the coarse cube, which knows cells that gave no sample; a table of one's own is its own neighbourhood.
+    """
+    if not workspace.cube.exists():
+        return neighbourhood(table, predictors, patch).table
+    coarse = workspace.coarse
+    columns = patch_columns(predictors, patch)
+    own = table[list(predictors)].to_numpy(np.float32)
+    step = np.searchsorted(coarse["time"].values, table["time"].to_numpy())
+    row, col = table["row"].to_numpy(), table["col"].to_numpy()
+    added = np.empty((len(table), len(columns) - len(predictors)), np.float32)
+    for start in range(0, coarse.sizes["time"], STEPS):
+        here = np.flatnonzero((step >= start) & (step < start + STEPS))
+        if here.size:
+            planes = _coarse_planes(coarse.isel(time=slice(start, start + STEPS)), predictors)
+            found = around(planes, (step[here] - start, row[here], col[here]), patch)
+            added[here] = _stood_in(found, own[here]).reshape(here.size, -1)
+    wide = pd.DataFrame(added, index=table.index, columns=columns[len(predictors) :])
+    return pd.concat([table, wide], axis=1)
+
+
+class Surroundings:
+    """The coarse cells around those of a block of the fine grid.
+
+    steps (t,) overpass steps of the block, rows and columns of the coarse grid that hold its m rows and n columns
+    """
+
+    def __init__(self, workspace: Workspace, steps: xr.Dataset, block: Grid, predictors: Sequence[str], patch: int):
+        coarse = workspace.coarse.sel(time=steps["time"].values)
+        grid = grid_of(coarse)
+        self.predictors, self.patch = list(predictors), patch
+        self.planes = _coarse_planes(coarse, predictors)
+        self.rows = grid.index(grid.lon[0], block.lat)[0]
+        self.cols = grid.index(block.lon, grid.lat[0])[1]
+        if min(self.rows.min(), self.cols.min()) < 0:
+            raise InputError("the coarse grid does not cover the fine grid; remove the workspace and run it again")
+
+    def at(self, step: int, own: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Planes (m, n) of the neighbours at one step of the block; `own` are those of the fine cells, by predictor."""
+        # Coarse cells first, then where the fine ones lie: few numbers for many.
+        rows, cols = np.unique(self.rows), np.unique(self.cols)
+        row, col = (index.ravel() for index in np.meshgrid(rows, cols, indexing="ij"))
+        found = around(self.planes, (np.full(row.size, step), row, col), self.patch)
+        centre = self.planes[:, step, row, col].T
+        cells = _stood_in(found, centre).reshape(rows.size, cols.size, -1)
+        to_row, to_col = np.searchsorted(rows, self.rows), np.searchsorted(cols, self.cols)
+        fine = cells[to_row[:, None], to_col[None, :]]
+        names = len(self.predictors)
+        return [np.where(np.isnan(plane), own[i % names], plane) for i, plane in enumerate(np.moveaxis(fine, -1, 0))]
+
+
+def _stood_in(found: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Neighbours (n, cells, k), the centre's values (n, k) where they are NaN."""
+    return np.where(np.isnan(found), centre[:, None, :], found)
+
+
+def _coarse_planes(coarse: xr.Dataset, predictors: Sequence[str]) -> np.ndarray:
+    """(k, time, lat, lon) float32 of the predictors of some steps; NaN where unknown."""
+    shape = (coarse.sizes["time"], coarse.sizes["lat"], coarse.sizes["lon"])
+    planes = np.empty((len(predictors), *shape), np.float32)
+    for plane, name in zip(planes, predictors, strict=True):
+        values = coarse_field(coarse, name, shape)
+        plane[...] = values
+        if name == "land_cover":
+            plane[values == schema.LAND_COVER_FILL] = np.nan
+    return planes
