@@ -278,7 +278,7 @@ def _cell(name: str, value: Any) -> str:
         return _iso(value)
     if isinstance(value, list | tuple):
         return ", ".join(_cell(name, item) for item in value)
-    return label_of(str(value)) if name == "source" else str(value)
+    return label_of(str(value)) if name in ("source", "model") else str(value)
 
 
 def _is_missing(value: Any) -> bool:

@@ -62,7 +62,10 @@ def draw_training(trained: Mapping[str, Any], folder: Path, units: str = "mÂ³ mâ
     columns = {name: pd.Series(found["permutation"]) for name, found in trained["importances"].items()}
     table = pd.DataFrame(columns).astype(float)
     draw.importance_bars(
-        table, folder / "importances.png", label="permutation importance", title="What the models lean on"
+        table,
+        folder / "importances.png",
+        label=f"rise of the RMSE ({units})" if units else "rise of the RMSE",
+        title="What the models lean on",
     )
     drawn.append(("importances.png", "Importances", "Loss of skill on validation rows when one predictor is shuffled."))
     return [*drawn, *draw_curves(trained["traces"], folder)]
@@ -75,7 +78,9 @@ def draw_curves(traces: Mapping[str, Any], folder: Path) -> list[tuple[str, str,
     panels = {}
     for model, found in traces.items():
         for title, curves in found.items():
-            frame = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in curves.items()})
+            frame = pd.DataFrame(
+                {name.removesuffix("_mse"): pd.Series(values, dtype=float) for name, values in curves.items()}
+            )
             frame.index.name, frame.attrs["label"] = TRACES.get(title, ("epoch", "mean square error"))
             panels[f"{draw.label_of(model)}: {title}"] = frame.dropna(axis=1, how="all")
     if not panels:

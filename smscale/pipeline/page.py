@@ -34,6 +34,7 @@ LIBRARIES = (
     "torch",
     "pytorch-lightning",
 )
+PAPER_LABELS = {"paper_rmse": "RMSE", "paper_mae": "MAE", "paper_cc": "CC", "paper_r2": "R²"}
 SCORES = ["rmse", "mae", "cc", "bias", "ubrmse", "n"]
 
 
@@ -123,15 +124,36 @@ def model_tables(models: Mapping[str, Any], units: str = SOIL_MOISTURE) -> list[
         Table("Models, inner folds", inner, pd.DataFrame(models["inner"]), None, units),
     ]
     if models["splits"]:
+        splits = pd.DataFrame(models["splits"])
         note = (
             "A random split leaks: neighbours and neighbouring days sit on both sides. Blocked splits say what a model knows of "
-            "new places and times. Ridge regression and the mean are there to compare with."
+            "new places and times. Ridge regression and the mean are there to compare with." + _unseen(splits)
         )
-        tables.append(Table("Models by split", note, pd.DataFrame(models["splits"]), "split", units))
+        tables.append(Table("Models by split", note, _with_paper(splits), "split", units))
     if models["gap"]:
         note = f"RMSE of each split as a multiple of the random one's, which leaks. Sizes: {models['blocks']}."
         tables.append(Table("How far a random split flatters", note, pd.DataFrame(models["gap"])))
     return tables
+
+
+def _with_paper(splits: pd.DataFrame) -> pd.DataFrame:
+    """The scores by split, and in one last column what the paper states of a model."""
+    stated = [name for name in map(str, splits) if name.startswith("paper_")]
+    shown = splits.drop(columns=[*stated, "folds", "unseen"], errors="ignore")
+    if not stated:
+        return shown
+    words = [
+        ", ".join(f"{PAPER_LABELS[name]} {row[name]:.4g}" for name in stated if np.isfinite(row[name]))
+        for _, row in splits[stated].astype(float).iterrows()
+    ]
+    return shown.assign(paper=pd.Series(words, splits.index).replace("", None))
+
+
+def _unseen(splits: pd.DataFrame) -> str:
+    """A sentence on rows of a class that their fold did not train on; nothing where there are none."""
+    counts = splits.groupby("split", sort=False)["unseen"].max() if "unseen" in splits else pd.Series(dtype=int)
+    found = ", ".join(f"{count} ({split})" for split, count in counts.items() if count)
+    return f" Rows of a class that their fold did not train on, predicted all the same: {found}." if found else ""
 
 
 def _quality_tables(ingest: Mapping[str, Any]) -> list[Table | tuple[str, str, Any]]:
