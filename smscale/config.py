@@ -469,6 +469,9 @@ def _check(recipe: Recipe, where: str) -> None:
     if "station-block" in named and not recipe.table:
         refuse("split", "station-block", "blocks of time or space: SMAP's samples have no station, only a table has")
     if recipe.table:
+        for key in ("period", "region"):
+            if getattr(recipe, key):
+                refuse(key, getattr(recipe, key), "no such key beside table: all rows of the table are taken")
         _check_table(recipe.table, recipe.predictors, refuse)
     for name in () if recipe.table else recipe.predictors:
         if name not in PREDICTORS:

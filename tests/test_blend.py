@@ -80,3 +80,9 @@ def test_one_observation_says_nothing_and_two_places_are_two() -> None:
     found = blend(np.ones((1, 100)), np.zeros(100), y, np.ones(100), np.repeat([0, 1], 50), 1)
     error = np.std([0.8, 0.4], ddof=1) / np.sqrt(2)
     assert found.share == pytest.approx(0.6 * (1 - 2 * (error / 0.6) ** 2))
+
+
+def test_departures_whose_square_vanishes_change_nothing() -> None:
+    """1e-161 from the ridge, in a gain of 1e-162: its square is 0 in double precision."""
+    found = blend(np.full((1, 100), 1e-161), np.zeros(100), np.full(100, 1e-3), np.ones(100), np.arange(100), 1)
+    assert found == (0.0, pytest.approx(1e-6))

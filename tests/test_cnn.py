@@ -82,7 +82,7 @@ def test_numpy_prediction_equals_torch_for_any_number_of_predictors(predictors: 
     generator = torch.Generator().manual_seed(predictors)
     with torch.no_grad():
         for layer in network.modules():
-            if isinstance(layer, torch.nn.Conv1d):
+            if isinstance(layer, torch.nn.Conv2d):
                 layer.bias.normal_(generator=generator)
         network.dense.weight.normal_(generator=generator)
     rng = np.random.default_rng(predictors)
@@ -124,7 +124,7 @@ def test_convolution_groups_keep_the_members_apart() -> None:
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     before = network(x).detach()
     for layer in network.modules():
-        if isinstance(layer, torch.nn.Conv1d):
+        if isinstance(layer, torch.nn.Conv2d):
             with torch.no_grad():
                 layer.weight.view(3, -1)[1] *= 2
     changed = (network(x) != before).any(dim=0)
@@ -185,11 +185,15 @@ def shrinkage_of(products: np.ndarray, squares: np.ndarray, folds: list[int]) ->
 
 def test_shrinkage_of_one_network_is_the_regression_of_target_on_it_less_its_error() -> None:
     products, squares = np.array([[1.0, 0.5, 0.3]]), np.array([[2.0, 1.0, 1.0]])
-    # s = 1.8 / 4; of the three blocks e^2 = (0.1^2 + 0.05^2 + 0.15^2) / 4^2
-    assert shrinkage_of(products, squares, [0, 0, 0]) == pytest.approx(0.45 - 0.035 / 16 / 0.45)
+    # s = 1.8 / 4; of the three blocks e^2 = (0.1^2 + 0.05^2 + 0.15^2) 3 / 2 / 4^2, at twice its price
+    assert shrinkage_of(products, squares, [0, 0, 0]) == pytest.approx(0.45 * (1 - 2 * 0.035 * 1.5 / 1.8**2))
     assert shrinkage_of(np.array([[-1.0, 0.5]]), np.array([[1.0, 1.0]]), [0, 1]) == 0
     assert shrinkage_of(np.array([[3.0, 3.0]]), np.array([[1.0, 1.0]]), [0, 1]) == 1
     assert shrinkage_of(np.zeros((1, 2)), np.zeros((1, 2)), [0, 1]) == 0
+
+
+def test_shrinkage_of_a_single_block_is_nothing() -> None:
+    assert shrinkage_of(np.array([[3.0]]), np.array([[3.0]]), [0]) == 0
 
 
 def test_shrinkage_is_nothing_where_blocks_do_not_agree() -> None:
@@ -225,12 +229,14 @@ def test_same_seed_gives_the_same_bytes_and_leaves_what_is_global_alone(fitted: 
     np.random.seed(0)  # noqa: NPY002
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     legacy = np.random.get_state()[1].copy()  # noqa: NPY002
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     again = CNNRegressor(random_state=1, **SMALL).fit(X, y)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_num_threads() == threads
     assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert torch.utils.deterministic.fill_uninitialized_memory == filled
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
     np.testing.assert_array_equal(legacy, np.random.get_state()[1])  # noqa: NPY002
     assert_same(fitted, again)
@@ -464,7 +470,7 @@ def test_partial_fit_learns_pass_by_pass_and_resumes_from_a_pickle() -> None:
 
 def test_partial_fit_keeps_the_first_standardiser_and_begins_anew_after_fit() -> None:
     X, y = made(80)
-    network = CNNRegressor(random_state=0, **FAST).partial_fit(X[:40], y[:40])
+    network = CNNRegressor(random_state=0, clip=None, **FAST).partial_fit(X[:40], y[:40])
     mean = network.arrays_["mean"].copy()
     np.testing.assert_allclose(mean, X[:40].mean(axis=0))
     network.partial_fit(X[40:41] + 5, y[40:41], sample_weight=[2.0])

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from smscale.errors import InputError
 from smscale.kernels.sphere import chord_points
 from smscale.models.correlation import block_sizes, correlation_lengths
-from smscale.models.splits import CELL_KM, space_blocks, time_blocks
+from smscale.models.row_blocks import CELL_KM, space_blocks, time_blocks
 
 FIRST = pd.Timestamp("2017-01-01")
 

@@ -1,7 +1,12 @@
 """Forests as arrays against the libraries' own predictions, trees on a ridge, what their search chooses, and bad input."""
 
+import os
 import pickle
+import subprocess
+import sys
+import textwrap
 import warnings
+from pathlib import Path
 
 import dask.dataframe as dd
 import numpy as np
@@ -10,20 +15,24 @@ import pytest
 import xgboost
 from dask_ml.wrappers import ParallelPostFit
 from distributed import Client, LocalCluster
+from scipy.stats import uniform
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from smscale import blocks
 from smscale.errors import InputError, RecipeError
-from smscale.models import boosting_dask, zoo
+from smscale.models import boosting_dask, load_model, residual_trees, save_model, zoo
 from smscale.models.boosting import BoostedTrees, TunedXGB, stages, xgb_from_arrays, xgb_to_arrays
 from smscale.models.forests import PAPER_FOLDS, PAPER_GRID, TunedForest, rf_from_arrays, rf_to_arrays
-from smscale.models.residual_trees import ResidualTrees, Shrunk, varying
+from smscale.models.residual_trees import ResidualTrees, Shrunk, Tuned, varying
+from smscale.models.ridge import ridge_coefficients
 from smscale.models.samples import Samples
 
 FOREST = {"grid": {"min_samples_leaf": (2, 8), "max_features": (0.5,)}, "folds": 3, "trees": 30}
@@ -229,7 +238,9 @@ def test_plain_grid_agrees_with_scikit_learns_grid_search(table: tuple) -> None:
     order = np.lexsort(np.column_stack([X, y])[:, ::-1].T)  # as the rows are sorted before they are fitted
     X, y, groups = X[order], y[order], groups[order]
     grid = {"min_samples_leaf": (1, 8), "max_features": (0.5, 1.0)}
-    tuned = TunedForest({"base": ("mean",), "columns": ("all",), **grid}, 3, 10, shrink=False, random_state=4)
+    tuned = TunedForest(
+        {"base": ("mean",), "columns": ("all",), **grid}, folds=3, trees=10, shrink=False, random_state=4
+    )
     tuned.fit(X, y, groups=groups)
     from smscale.models.samples import inner_folds
 
@@ -389,20 +400,194 @@ def test_settings_that_cannot_be_fitted_are_named_and_all_of_them_an_error(table
     [
         ("rf", {"preset": "fast"}, "no preset 'fast'"),
         ("xgb", {"preset": "paper"}, "no preset 'paper'"),
-        ("rf", {"trees": 0}, "trees: found 0, expected at least 1"),
-        ("rf", {"folds": 1}, "folds: found 1, expected at least 2"),
-        ("rf", {"validation": "days"}, "validation: found 'days', expected blocks or rows"),
+        ("rf", {"trees": 0}, "models.rf: .*trees must be a whole number of at least 1, got 0"),
+        ("rf", {"folds": 1}, "folds must be a whole number of at least 2, got 1"),
+        ("rf", {"validation": "days"}, "validation must be one of blocks, rows, got 'days'"),
         ("rf", {"shrink": 1}, "shrink: found 1, expected true or false"),
-        ("rf", {"grid": {"base": ["forest"]}}, "grid.base: found 'forest', expected mean or ridge"),
+        ("rf", {"grid": {"base": ["forest"]}}, "grid.base must be among mean, ridge, got"),
         ("xgb", {"grid": {"depth": [2]}}, "grid: depth is unknown"),
-        ("xgb", {"grid": {}}, "grid: found {}, expected lists"),
-        ("xgb", {"distributed": "yes"}, "distributed: found 'yes'"),
+        ("xgb", {"grid": {"n_jobs": [2]}}, "grid: n_jobs is unknown"),
+        ("xgb", {"grid": {}}, "grid must have at least one value .*got {}"),
+        ("xgb", {"grid": {"max_depth": 3}}, "grid must have at least one value for max_depth, as a list, got 3"),
+        ("xgb", {"distributed": "yes"}, "distributed must be one of auto, True, False, got 'yes'"),
+        ("xgb", {"rounds": 1.5}, "rounds: found 1.5, expected a whole number"),
         ("xgb", {"records": "here"}, "no setting records"),
     ],
 )
 def test_wrong_settings_are_one_line(name: str, settings: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         zoo.build(name, settings)
+
+
+WRONG = [
+    ({"how": "x"}, "how must be one of grid, random, got 'x'"),
+    ({"grid": {}}, "grid must have at least one value for each of one or more names, got {}"),
+    ({"grid": "max_depth"}, "grid must have at least one value .* got 'max_depth'"),
+    ({"grid": {"depth": [3]}}, "grid: depth is unknown; expected among base, "),
+    ({"grid": {"max_depth": "23"}}, "at least one value for max_depth, as a list, got '23'"),
+    ({"grid": {"max_depth": uniform(1, 3)}}, "max_depth is a distribution; how must be random"),
+    ({"grid": {"base": ["forest"]}}, "grid.base must be among mean, ridge"),
+    ({"candidates": 0}, "candidates must be a whole number of at least 1, got 0"),
+    ({"folds": 1}, "folds must be a whole number of at least 2, got 1"),
+    ({"folds": True}, "folds must be a whole number of at least 2, got True"),
+    ({"validation": "days"}, "validation must be one of blocks, rows, got 'days'"),
+    ({"shrink": "no"}, "shrink must be one of True, False, got 'no'"),
+    ({"random_state": -1}, "random_state must be None, a RandomState or a whole number from 0 to 4294967295; got -1"),
+    ({"random_state": "0"}, "random_state must be .* got '0'"),
+]
+
+
+@pytest.mark.parametrize("kind", TUNED)
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_settings_that_cannot_be_are_one_line_and_nothing_is_fitted(
+    table: tuple, kind: TunedForest | TunedXGB, wrong: dict, message: str
+) -> None:
+    X, y, _ = table
+    model = clone(kind).set_params(**wrong)
+    for use in (model.fit, model.search):
+        with pytest.raises(InputError, match=message) as error:
+            use(X, y)
+        assert "\n" not in str(error.value)
+    assert not hasattr(model, "inner_table_")
+
+
+@pytest.mark.parametrize("kind", TUNED)
+@pytest.mark.parametrize(
+    "target", [["a"] * 240, np.array(["0.1"] * 240), np.array(["wet"] * 240, object)], ids=["list", "digits", "object"]
+)
+def test_a_target_of_words_is_refused(table: tuple, kind: TunedForest | TunedXGB, target: object) -> None:
+    with pytest.raises(InputError, match=r"y must hold numbers|could not convert string") as error:
+        clone(kind).fit(table[0], target)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("grid", "reason"),
+    [
+        ({"max_depth": (-1, 2)}, "max_depth': -1.*greater equal to 0"),
+        ({"subsample": (0.5, 2.0)}, "subsample': 2.0.*exceed bound"),
+        ({"learning_rate": ("fast", 0.1)}, "learning_rate': 'fast'"),
+        ({"rounds": (0, 5)}, "rounds': 0.*rounds must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_value_that_xgboost_refuses_is_named(table: tuple, grid: dict, reason: str) -> None:
+    X, y, _ = table
+    with pytest.warns(FitFailedWarning, match=f"1 of 2 settings could not be fitted.*{reason}") as warned:
+        model = TunedXGB(grid | {"columns": ("all",)}, folds=2, rounds=5).fit(X, y)
+    assert len(str(warned[0].message)) < 500
+    ((name, values),) = grid.items()
+    assert model.best_params_[name] in values
+    assert np.isfinite(model.predict(X)).all()
+
+
+@pytest.mark.parametrize("kind", TUNED)
+def test_random_states_are_scikit_learns(table: tuple, kind: TunedForest | TunedXGB) -> None:
+    X, y, groups = table
+
+    def predicted(random_state: object) -> np.ndarray:
+        return clone(kind).set_params(random_state=random_state).fit(X, y, groups).predict(X)
+
+    np.testing.assert_array_equal(predicted(np.random.RandomState(3)), predicted(np.random.RandomState(3)))
+    np.testing.assert_array_equal(predicted(np.int64(3)), predicted(3))
+    assert not np.array_equal(predicted(None), predicted(None))
+
+
+def test_what_both_share_is_stated_once() -> None:
+    shared = set(Tuned().get_params())
+    assert set(TunedForest().get_params()) - shared == {"trees"}
+    assert set(TunedXGB().get_params()) - shared == {"rounds", "distributed"}
+    own = TunedForest({"max_depth": (2,)}, folds=3, trees=7)
+    assert repr(own) == "TunedForest(folds=3, grid={'max_depth': (2,)}, trees=7)"
+    assert clone(own).get_params() == own.get_params()
+    assert own != clone(own)
+
+
+# --- the same on every run and machine -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trees", [RandomForestRegressor(5, random_state=0), BoostedTrees(rounds=5)])
+def test_the_threads_of_the_process_change_nothing(trees: object) -> None:
+    """Of a fit outside any search, which no other limit guards."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(1500, 100))  # enough for BLAS to divide the work
+    y = X @ rng.normal(size=100) + rng.normal(size=1500)
+    fits = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            fits.append(ResidualTrees(trees).fit(X, y, np.arange(1500) // 100))
+    np.testing.assert_array_equal(fits[0].linear_.coefficients, fits[1].linear_.coefficients)
+    np.testing.assert_array_equal(fits[0].predict(X), fits[1].predict(X))
+
+
+def test_the_linear_part_is_solved_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def told(*arguments: object) -> np.ndarray:
+        seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
+        return ridge_coefficients(*arguments)
+
+    monkeypatch.setattr(residual_trees, "ridge_coefficients", told)
+    X, y, place = stations("linear")
+    with threadpool_limits(2):
+        ResidualTrees(BoostedTrees(rounds=1)).fit(X, y, place)
+    assert seen == [{1}]
+
+
+FIT = """
+    import hashlib, sys
+    import numpy as np
+    from pathlib import Path
+    from smscale.models import save_model, zoo
+    X, y, place = (np.load(Path(sys.argv[1]) / f"{name}.npy") for name in ("X", "y", "place"))
+    for name, size in (("rf", "trees"), ("xgb", "rounds")):
+        settings = {"folds": 2, size: 10, "grid": {"columns": ["all", "varying"]}}
+        model = zoo.build(name, settings, seed=3).fit(X, y, groups=place)
+        folder = save_model(Path(sys.argv[2]) / name, model, list("abcd"), X)
+        print(*sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()))
+"""
+
+
+def test_artefacts_have_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    for name, values in zip(("X", "y", "place"), stations("curved"), strict=True):
+        np.save(tmp_path / f"{name}.npy", values)
+    printed = []
+    for run, threads in (("one", "1"), ("two", "2")):
+        ended = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(FIT), str(tmp_path), str(tmp_path / run)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONHASHSEED": threads},
+        )
+        assert ended.returncode == 0, ended.stderr
+        printed.append(ended.stdout)
+    assert printed[0] == printed[1]
+    assert len(printed[0].split()) == 4
+
+
+def test_artefacts_of_boosting_have_the_same_bytes_for_no_one_and_two_workers(tmp_path: Path) -> None:
+    X, y, place = stations("curved")
+    model = TunedXGB(**BOOSTING | {"grid": {"columns": ("varying",), "max_depth": (2, 3)}})
+    unlike = clone(model).set_params(random_state=1)
+
+    def bytes_of(name: str, fitted: TunedXGB) -> list[bytes]:
+        folder = save_model(tmp_path / name, fitted, list("abcd"), X)
+        return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+    found = {"none": bytes_of("none", clone(model).fit(X, y, place))}
+    for workers in (1, 2):
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster),
+        ):
+            found[f"{workers}"] = bytes_of(f"{workers}", clone(model).fit(X, y, place))
+            if workers == 1:  # grown by xgboost.dask itself: the same on every run
+                grown = [clone(model).set_params(distributed=True).fit(X, y, place) for _ in range(2)]
+    assert found["1"] == found["none"]
+    assert found["2"] == found["none"]
+    assert bytes_of("unlike", unlike.fit(X, y, place)) != found["none"]
+    assert bytes_of("first", grown[0]) == bytes_of("second", grown[1])
 
 
 # --- scikit-learn and dask -----------------------------------------------------------------------------------------
@@ -474,6 +659,9 @@ def test_distributed_boosting_agrees_with_the_local_one(table: tuple, tmp_path) 
     assert "tolerance" in meta["reproducible"]
     assert set(arrays) == set(xgb_to_arrays(here)[0])
     np.testing.assert_array_equal(xgb_from_arrays(arrays, meta).predict(X), there.predict(X).astype(np.float32))
+    for name, model in (("grown", grown), ("there", there)):  # trees of some of the columns
+        saved = load_model(save_model(tmp_path / name, model, list("abcd"), X, kind="xgb"))
+        np.testing.assert_array_equal(saved.predict(X), model.predict(X).astype(np.float32))
 
 
 def _train(X: np.ndarray, y: np.ndarray, place: np.ndarray) -> int:

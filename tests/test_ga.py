@@ -534,6 +534,11 @@ def test_a_target_whose_squares_overflow_is_refused() -> None:
         ({"max_hidden": 1}, r"max_hidden must be at least min_hidden \(2\), got 1"),
         ({"mutation": 1.5, "bound": 0.0}, "mutation is a probability, 0 to 1; got 1.5; bound must be above 0"),
         ({"spread": np.nan}, "spread must be at least 0, got nan"),
+        (
+            {"elite": 2.5, "population": True},
+            "population must be a whole number, got True; elite must be a whole number",
+        ),
+        ({"shrink": "x"}, "shrink must be a number, got 'x'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changed: dict[str, Any], message: str) -> None:

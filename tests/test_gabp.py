@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from smscale.errors import InputError
-from smscale.models import gabp
-from smscale.models.gabp import GABPRegressor, Member
+from smscale.kernels import ga
+from smscale.models import gabp_choice, gabp_kept, gabp_plan
+from smscale.models.gabp import GABPRegressor
+from smscale.models.gabp_choice import Bench
+from smscale.models.gabp_folds import Member
+from smscale.models.gabp_machine import Machine
 from smscale.models.network import ARRAYS, fold, gabp_to_arrays
 from smscale.models.samples import Samples, inner_folds
 
@@ -66,16 +71,17 @@ def digest(model: GABPRegressor) -> str:
     return hashlib.md5(b"".join(model.network_[name].tobytes() for name in ARRAYS)).hexdigest()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [GABPRegressor, GABPRegressor.paper])
-def test_scikit_learns_own_checks_pass_with_public_settings(make: Callable[[], GABPRegressor]) -> None:
-    results = check_estimator(make(), on_fail=None, on_skip=None)
-    assert [r["check_name"] for r in results if r["status"] == "failed"] == []
-
-
-@pytest.mark.parametrize("make", [quick, paper])
-def test_scikit_learns_own_checks_all_pass(make: Callable[[], GABPRegressor]) -> None:
-    results = check_estimator(make(), on_fail=None, on_skip=None)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(GABPRegressor(), marks=pytest.mark.slow),
+        paper(engine="lightning", generations=5, max_steps=8),
+        quick(engine="numpy"),
+    ],
+)
+def test_scikit_learns_own_checks_all_pass(model: GABPRegressor) -> None:
+    """The defaults as they are: a user checks those; the paper's with few generations, which are what takes long."""
+    results = check_estimator(model, on_fail=None, on_skip=None)
     assert [r["check_name"] for r in results if r["status"] == "failed"] == []
 
 
@@ -120,35 +126,143 @@ def test_training_that_was_stopped_goes_on_to_the_same_bytes(table: Table, tmp_p
             if self.steps == self.last:
                 raise TimeoutError("stopped by the test")
 
-    def kept(watcher: Count, **changes: Any) -> GABPRegressor:
-        options = {"callbacks": watcher}
-        return quick(engine="lightning", checkpoint=tmp_path, trainer_options=options, max_steps=25, **changes)
+    def counted(watcher: Count, **changes: Any) -> GABPRegressor:
+        return kept(tmp_path, trainer_options={"callbacks": watcher}, max_steps=25, **changes)
 
     undisturbed = quick(max_steps=25).fit(*table)
     first, second, third, other = Count(13), Count(0), Count(0), Count(0)
     with pytest.raises(TimeoutError):
-        kept(first).fit(*table)
+        counted(first).fit(*table)
     evolved = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
-    resumed = kept(second).fit(*table)
+    resumed = counted(second).fit(*table)
     assert digest(resumed) == digest(undisturbed)
     assert resumed.lm_trace_ == undisturbed.lm_trace_
     for found, expected in zip(resumed.ga_trace_, undisturbed.ga_trace_, strict=True):
         np.testing.assert_array_equal(found.best, expected.best)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.npz")} == evolved
-    assert digest(kept(third).fit(*table)) == digest(undisturbed)
+    assert digest(counted(third).fit(*table)) == digest(undisturbed)
     assert third.steps <= 1 < second.steps
-    assert digest(kept(other, random_state=1).fit(*table)) != digest(undisturbed)
+    assert digest(counted(other, random_state=1).fit(*table)) != digest(undisturbed)
     assert other.steps > 1
 
 
-def test_a_spoiled_checkpoint_is_refused_and_a_spoiled_population_made_again(table: Table, tmp_path: Path) -> None:
-    model = quick(engine="lightning", checkpoint=tmp_path).fit(*table)
-    (population,), (state,) = tmp_path.glob("*.npz"), tmp_path.glob("*.ckpt")
-    population.write_bytes(population.read_bytes()[:100])
-    assert digest(quick(engine="lightning", checkpoint=tmp_path).fit(*table)) == digest(model)
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"is no checkpoint of this training .* remove it"):
-        quick(engine="lightning", checkpoint=tmp_path).fit(*table)
+def kept(folder: Path, **changes: Any) -> GABPRegressor:
+    return quick(engine="lightning", checkpoint=folder, **changes)
+
+
+def files_of(folder: Path) -> tuple[Path, Path]:
+    """The populations and the checkpoint of the one training that a folder keeps."""
+    (population,), (state,) = folder.glob("*.npz"), folder.glob("*.ckpt")
+    return population, state
+
+
+def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a checkpoint holds."""
+    import torch
+
+    found = torch.load(path, weights_only=True)
+    change(found)
+    torch.save(found, path)
+
+
+def set_nan(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda found: found["state_dict"][name].fill_(np.nan)
+
+
+SPOILED: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "cut in the middle": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no checkpoint"),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "another model's": lambda path: altered(path, lambda found: found["state_dict"].clear()),
+    "a list": lambda path: __import__("torch").save([1.0], path),
+    "NaN errors": lambda path: altered(path, set_nan("best_mse")),
+    "NaN costs": lambda path: altered(path, set_nan("cost")),
+    "NaN weights": lambda path: altered(path, set_nan("best")),
+    "impossible steps": lambda path: altered(path, lambda found: found["state_dict"]["steps"].fill_(99)),
+    "other shapes": lambda path: altered(
+        path, lambda found: found["state_dict"].update(x=found["state_dict"]["x"][:1])
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(table: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder that keeps a finished training, and the model's digest; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("kept")
+    return folder, digest(kept(folder).fit(*table))
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_spoiled_checkpoint_is_refused_in_one_line(
+    table: Table, tmp_path: Path, finished: tuple[Path, str], how: str
+) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    SPOILED[how](files_of(tmp_path)[1])
+    with pytest.raises(InputError, match=r"is no checkpoint of this training .* remove it") as error:
+        kept(tmp_path).fit(*table)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "NaN", "another's"])
+def test_spoiled_populations_are_made_again(table: Table, tmp_path: Path, finished: tuple[Path, str], how: str) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    population, state = files_of(tmp_path)
+    state.unlink()
+    arrays = dict(np.load(population))
+    if how == "NaN":
+        np.savez(population, **{**arrays, "0-starts": arrays["0-starts"] * np.nan})
+    elif how == "another's":
+        np.savez(population, **{**arrays, "0-starts": arrays["1-starts"], "key": np.array("another")})
+    else:
+        SPOILED[how](population)
+    assert digest(kept(tmp_path).fit(*table)) == finished[1]
+
+
+@pytest.mark.parametrize("change", ["data", "weights", "groups", "settings", "seed"])
+def test_a_checkpoint_of_another_training_is_never_taken(
+    table: Table, tmp_path: Path, finished: tuple[Path, str], change: str
+) -> None:
+    """Under its own name it is not looked at; under the name that ours would have it is refused."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    others = files_of(tmp_path)
+    x, y = table
+    given: dict[str, Any] = {"X": x, "y": y + 0.01 * (np.arange(300) == 5)} if change == "data" else {"X": x, "y": y}
+    if change in ("weights", "groups"):
+        given |= {"sample_weight": 1.0 + np.arange(300)} if change == "weights" else {"groups": np.arange(300) % 7}
+    settings = {"settings": {"damping": 2.0}, "seed": {"random_state": 1}}.get(change, {})
+    model = kept(tmp_path, **settings).fit(**given)
+    assert digest(model) == digest(quick(**settings).fit(**given)) != finished[1]
+    ours = next(path for path in tmp_path.glob("*.ckpt") if path != others[1])
+    shutil.copy(others[1], ours)
+    with pytest.raises(
+        InputError, match=r"is no checkpoint of this training \(it is of other data, settings or versions\)"
+    ):
+        kept(tmp_path, **settings).fit(**given)
+
+
+def test_a_folder_for_checkpoints_that_is_a_file_is_refused(table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    for folder in (path, path / "below"):
+        with pytest.raises(InputError, match="is no folder that can be used") as error:
+            kept(folder).fit(*table)
+        assert "\n" not in str(error.value)
+
+
+def test_a_training_cut_short_says_so_and_goes_on_where_it_was(table: Table, tmp_path: Path) -> None:
+    """As by Lightning's `max_time`: what is returned is the best so far, what is kept is no end."""
+    from pytorch_lightning import Callback
+
+    class Enough(Callback):
+        def on_train_batch_end(self, trainer: Any, *given: Any) -> None:
+            trainer.should_stop = trainer.global_step == 12
+
+    short = kept(tmp_path, max_steps=25, trainer_options={"callbacks": Enough()}).fit(*table)
+    assert set(short.stopped_) & {"trainer"}
+    assert np.isfinite(short.predict(table[0])).all()
+    assert digest(kept(tmp_path, max_steps=25).fit(*table)) == digest(quick(max_steps=25).fit(*table)) != digest(short)
 
 
 def test_a_checkpoint_of_another_goal_or_other_libraries_is_not_taken(
@@ -161,7 +275,7 @@ def test_a_checkpoint_of_another_goal_or_other_libraries_is_not_taken(
     again = quick(engine="lightning", checkpoint=tmp_path, mse_goal=goal).fit(X, 2 * y)
     assert digest(again) == digest(quick(mse_goal=goal).fit(X, 2 * y))
     assert len(list(tmp_path.glob("*.ckpt"))) == 2
-    monkeypatch.setattr(gabp, "versions", lambda: {"numpy": "0.0"})
+    monkeypatch.setattr(gabp_kept, "versions", lambda: {"numpy": "0.0"})
     quick(engine="lightning", checkpoint=tmp_path, mse_goal=goal).fit(X, y)
     assert len(list(tmp_path.glob("*.ckpt"))) == 3
 
@@ -227,21 +341,29 @@ if __name__ == "__main__":
 """
 
 
+def printed(folder: Path, *arguments: str) -> list[str]:
+    """Lines of `PROCESSES`, run as a script."""
+    script = folder / "fit.py"
+    script.write_text(PROCESSES)
+    run = subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, check=True, timeout=300, cwd=folder
+    )
+    return run.stdout.split("\n")
+
+
+@pytest.fixture(scope="module")
+def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return printed(tmp_path_factory.mktemp("one"), "1")[0].split()[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [(), ("ddp_fork",), ("ddp_spawn",)])
-def test_two_processes_end_with_the_network_of_one(tmp_path: Path, strategy: tuple[str, ...]) -> None:
+def test_two_processes_end_with_the_network_of_one(
+    tmp_path: Path, of_one_process: str, strategy: tuple[str, ...]
+) -> None:
     """The networks are spread over processes; as a script, each of them runs it all and prints."""
-    script = tmp_path / "fit.py"
-    script.write_text(PROCESSES)
-    alone, shared = (
-        subprocess.run(
-            [sys.executable, script, *arguments], capture_output=True, text=True, check=True, timeout=300, cwd=tmp_path
-        ).stdout.split("\n")
-        for arguments in (["1"], ["2", *strategy])
-    )
-    network = alone[0].split()[1]
-    found = sorted(line for line in shared if line.endswith(network))
-    assert found == [f"{rank} {network}" for rank in range(1 if strategy else 2)]
+    found = sorted(line for line in printed(tmp_path, "2", *strategy) if line.endswith(of_one_process))
+    assert found == [f"{rank} {of_one_process}" for rank in range(1 if strategy else 2)]
 
 
 def test_progress_bars_show_both_parts_where_asked_for(table: Table, capfd: pytest.CaptureFixture[str]) -> None:
@@ -434,16 +556,16 @@ def test_few_groups_judge_networks_that_they_have_not_stopped(
     table: Table, stations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Member] = []
-    judged = GABPRegressor._judged
+    judged = gabp_choice.judged
 
-    def watch(self: GABPRegressor, samples: Samples, members: list[Member], *rest: Any) -> Any:
-        for member in members:
+    def watch(samples: Samples, bench: Bench, *rest: Any) -> Any:
+        for member in bench.members:
             group = [set(samples.group[rows]) for rows in (member.train, member.stop, member.judge)]
             assert len(set.union(*group)) == sum(map(len, group))
-        seen.extend(members)
-        return judged(self, samples, members, *rest)
+        seen.extend(bench.members)
+        return judged(samples, bench, *rest)
 
-    monkeypatch.setattr(GABPRegressor, "_judged", watch)
+    monkeypatch.setattr(gabp_choice, "judged", watch)
     quick(members=5).fit(*table, groups=np.arange(300) % stations)
     # Of three stations one fold holds two, the other one: it judges nothing.
     assert sum(member.judge.size > 0 for member in seen) >= len(seen) // 2
@@ -501,8 +623,10 @@ def test_goal_is_in_units_of_the_target(table: Table) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5, 9])
-def test_few_rows_give_a_finite_model(table: Table, rows: int) -> None:
-    model = quick(members=5).fit(table[0][:rows], table[1][:rows])
+@pytest.mark.parametrize("make", [quick, paper])
+@pytest.mark.parametrize("engine", ["numpy", "lightning"])
+def test_few_rows_give_a_finite_model(table: Table, rows: int, make: Callable[..., GABPRegressor], engine: str) -> None:
+    model = make(members=5 if make is quick else 1, engine=engine).fit(table[0][:rows], table[1][:rows])
     assert np.isfinite(model.predict(table[0])).all()
 
 
@@ -516,6 +640,9 @@ def test_constant_columns_count_for_nothing_and_a_constant_target_gives_a_consta
     elsewhere = x + np.array([0, 7, 0, 0])
     np.testing.assert_array_equal(model.predict(elsewhere), model.predict(x))
     np.testing.assert_allclose(make().fit(x, np.full(300, 0.3)).predict(x), 0.3, rtol=1e-6)
+    nothing = make().fit(np.ones((300, 4)), table[1])
+    assert np.ptp(nothing.predict(x)) == 0
+    assert np.isfinite(nothing.predict(x)).all()
 
 
 @pytest.mark.parametrize("make", [quick, paper])
@@ -559,6 +686,30 @@ def test_a_population_that_collapses_gives_a_finite_model(table: Table) -> None:
     assert model.inner_score_ < table[1].std()
 
 
+@pytest.mark.parametrize("engine", ["numpy", "lightning"])
+def test_networks_that_start_far_out_give_a_finite_model_or_one_line(table: Table, engine: str) -> None:
+    """Weights of 1e14 and steps all but undamped: networks whose errors overflow are left out, and none is ever saved."""
+    far = {"bound": 1e15, "spread": 1e14}
+    model = quick(engine=engine, genetics=far, damping=1e-12, decays=(0.0, 0.01)).fit(*table)
+    assert all(np.isfinite(values).all() for values in model.network_.values())
+    assert np.isfinite(model.predict(table[0])).all()
+    with pytest.raises(InputError, match="overflows in the networks") as error:
+        quick(engine=engine, genetics={"bound": 1e38}).fit(*table)
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_without_a_finite_network_is_refused(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    join = gabp_plan.lm_network.join
+    monkeypatch.setattr(gabp_plan.lm_network, "join", lambda *given, **width: join(*given, **width) + np.inf)
+    with pytest.raises(InputError, match="no network reached a finite error on the inner folds"):
+        quick().fit(*table)
+
+
+def test_a_network_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(InputError, match="a network that is not finite"):
+        gabp_choice.check_finite({"b1": np.array([0.0, np.nan])})
+
+
 @pytest.mark.parametrize("factor", [1e-20, 1e20])
 def test_huge_and_tiny_units_give_the_same_model(table: Table, factor: float) -> None:
     x, y = table
@@ -585,7 +736,40 @@ def test_units_beyond_single_precision_are_refused(table: Table, factor: float) 
         ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         ({"accelerator": "tpu"}, "accelerator must be one of auto, cpu, gpu, cuda, got 'tpu'"),
         ({"clip": 0}, "clip must be above 0 or None, got 0"),
-        ({"genetics": {"mutatoin": 1}}, "genetics has no mutatoin; it takes population"),
+        ({"genetics": {"mutatoin": 1}}, "genetics has no mutatoin; it takes bound"),
+        ({"genetics": {"population": 9}}, "genetics has no population; it takes bound"),
+        (
+            {"genetics": {"elite": 2.5, "shrink": "x"}},
+            "shrink must be a number, got .x.; elite must be a whole number, got 2.5",
+        ),
+        ({"genetics": {"mutation": np.nan}}, "mutation is a probability, 0 to 1; got nan"),
+        ({"genetics": 3}, "genetics must be a mapping or None, got 3"),
+        (
+            {"max_hidden": "x", "population": 20.0},
+            "population must be a whole number, got 20.0; max_hidden must be a whole",
+        ),
+        ({"members": True}, "members must be a whole number, got True"),
+        ({"generations": -1}, "generations must be at least 1, got -1"),
+        ({"max_steps": 10**9}, "max_steps must be at most 100000, got 1000000000"),
+        ({"mse_goal": np.nan}, "mse_goal must be a number of at least 0, got nan"),
+        ({"damping": np.inf}, "damping must be a number above 0, got inf"),
+        ({"validation_fraction": "x"}, "validation_fraction must lie between 0 and 1, got 'x'"),
+        ({"clip": np.nan}, "clip must be above 0 or None, got nan"),
+        ({"ridge": "no"}, "ridge must be True or False, got 'no'"),
+        ({"decays": 0.1}, "decays must be one or more numbers >= 0, got 0.1"),
+        ({"decays": (0.1, np.nan)}, "decays must be one or more numbers >= 0"),
+        ({"restarts": 21}, "restarts must not exceed population, got 21 of 20"),
+        ({"n_jobs": 0}, "n_jobs must be None, at least 1, or below 0 to count from the last CPU; got 0"),
+        ({"devices": 0}, "devices must be a number of at least 1, 'auto' or a list of device numbers, got 0"),
+        ({"devices": []}, "devices must be a number of at least 1"),
+        (
+            {"devices": 2},
+            "engine='numpy' trains on one CPU; got accelerator='auto', devices=2; take engine='lightning'",
+        ),
+        ({"accelerator": "gpu"}, "engine='numpy' trains on one CPU; got accelerator='gpu'"),
+        ({"checkpoint": 3}, "checkpoint must be a folder or None, got 3"),
+        ({"random_state": "x"}, "random_state must be None, .* got 'x'"),
+        ({"trainer_options": 3}, "trainer_options must be a mapping or None, got 3"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(table: Table, changes: dict[str, Any], message: str) -> None:
@@ -594,19 +778,98 @@ def test_settings_out_of_range_are_refused_in_one_line(table: Table, changes: di
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"foo": 1}, "trainer_options has no foo"),
+        ({"accelerator": "cpu"}, "trainer_options must leave accelerator to the estimator"),
+        ({"max_steps": 3}, "trainer_options must leave max_steps to the estimator"),
+        ({"precision": 16}, "trainer_options must leave precision to the estimator"),
+        ({"callbacks": "x"}, "callbacks must be one of Lightning's or a list of them, got 'x'"),
+        ({"logger": 3}, "logger must be one of Lightning's or a list of them, got 3"),
+        ({"strategy": "foo"}, "Lightning refuses .* invalid strategy name: `strategy='foo'`"),
+        ({"max_time": "00:00:00:00"}, "Lightning ended before the first step; look at trainer_options"),
+    ],
+)
+def test_options_that_lightning_refuses_are_named_in_one_line(
+    table: Table, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        quick(engine="lightning", trainer_options=options).fit(*table)
+    assert "\n" not in str(error.value)
+
+
+def test_jobs_below_zero_count_from_the_last_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ga, "cpus", lambda: 8)
+    found = [Machine("numpy", "cpu", 1, jobs, {}).threads(10**6) for jobs in (None, 3, 20, -1, -3, -99)]
+    assert found == [8, 3, 20, 8, 6, 1]
+    assert Machine("numpy", "cpu", 1, None, {}).threads(1700) == 3
+    assert Machine("numpy", "cpu", 1, None, {}).threads(5) == 1
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_missing_values_are_refused(table: Table, bad: float) -> None:
-    x = table[0].copy()
-    x[3, 2] = bad
+    (x, y), hole = table, np.where(np.arange(300) == 3, bad, 1.0)
+    for given in ((x * hole[:, None], y), (x, y * hole), (x, y, None, hole)):
+        with pytest.raises(InputError, match=r"GABPRegressor: Input .* contains (NaN|infinity)") as error:
+            quick().fit(*given)
+        assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"NaN|infinity"):
-        quick().fit(x, table[1])
-    with pytest.raises(ValueError, match=r"NaN|infinity"):
-        quick().fit(*table).predict(x)
+        quick().fit(x, y).predict(x * hole[:, None])
 
 
-def test_values_too_large_to_standardise_are_refused(table: Table) -> None:
-    with pytest.raises(InputError, match="too large to be standardised"):
-        quick().fit(table[0] * 1e200, table[1])
+@pytest.mark.parametrize(
+    ("y", "weight", "message"),
+    [
+        (np.array(["wet", "dry"] * 150), None, "y must hold numbers; got <U3, such as 'wet'"),
+        (np.array(["wet", "dry"] * 150, object), None, "could not convert string to float: 'wet'"),
+        (np.arange(300).astype("M8[D]"), None, "y must hold numbers; got datetime64"),
+        (np.arange(5.0), None, r"inconsistent numbers of samples: \[300, 5\]"),
+        (np.arange(600.0).reshape(300, 2), None, r"y should be a 1d array, got an array of shape \(300, 2\)"),
+        (np.arange(300.0), np.full(300, -1.0), "Negative values in data passed to `sample_weight`"),
+        (np.arange(300.0), np.zeros(300), "eights? "),
+        (np.arange(300.0), np.full(300, 1e308), "sample_weight adds up to infinity; its largest is 1e.308"),
+    ],
+)
+def test_targets_and_weights_that_are_none_are_refused_in_one_line(
+    table: Table, y: NDArray[Any], weight: NDArray[Any] | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        quick().fit(table[0], y, sample_weight=weight)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("weight", [1e-320, 1e300])
+def test_weights_of_any_size_give_a_finite_model(table: Table, weight: float) -> None:
+    weights = np.where(np.arange(300) % 2, weight, 1.0)
+    assert np.isfinite(quick().fit(*table, sample_weight=weights).predict(table[0])).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip": None}, {"clip": None, "ridge": False}])
+def test_predictors_beyond_single_precision_are_refused_in_predict(table: Table, settings: dict[str, Any]) -> None:
+    x, y = table
+    model, far = quick(**settings).fit(x, y), x.copy()
+    far[7] *= 1e30
+    assert np.isfinite(model.predict(far)).all()
+    far[7, 2] = 1e39
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(
+            InputError, match=r"1 of 300 predictions are not finite in float32: predictors reach 1e\+39"
+        ):
+            model.predict(far)
+
+
+@pytest.mark.parametrize(
+    ("factor", "what"), [(1e300, "large"), (1e200, "large"), (1e-300, "little"), (1e-200, "little")]
+)
+def test_values_that_have_no_variance_in_double_precision_are_refused(table: Table, factor: float, what: str) -> None:
+    x, y = table[0][:, [0, 1]], table[1]
+    for given in ((x * factor, y), (x, y * factor)):
+        with pytest.raises(InputError, match=f"too {what} to be standardised"):
+            quick().fit(*given)
+    small = np.full_like(y, 1e-300)
+    assert quick().fit(x, small).predict(x) == pytest.approx(0.0, abs=1e-37)
 
 
 def test_papers_network_is_one_trained_by_its_rules(table: Table) -> None:

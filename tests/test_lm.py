@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from smscale.errors import InputError
-from smscale.kernels import lm, lm_network, lm_torch
+from smscale.kernels import lm, lm_network, lm_numba, lm_torch
 from smscale.kernels.lm_network import Stop
 
 TIGHT = lm.Settings(max_steps=2000, gradient_tolerance=0.0, step_tolerance=1e-15)
@@ -271,7 +271,7 @@ def test_normal_equations_do_not_depend_on_chunks(dtype: str, monkeypatch: pytes
     args = (rng.normal(size=(1300, 3)), rng.normal(size=1300), np.ones(1300), [4])
     theta = rng.normal(size=21)
     whole = equations(networks("numpy", *args, dtype=dtype), theta)
-    monkeypatch.setattr(lm_network, "CHUNK", 7)
+    monkeypatch.setattr(lm_numba, "CHUNK", 7)
     tolerance = 1e-9 if dtype == "float64" else 1e-3
     for a, b in zip(whole, equations(networks("numpy", *args, dtype=dtype), theta), strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)

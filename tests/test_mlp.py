@@ -1,5 +1,7 @@
 """The fused network against NumPy in float64."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,3 +126,11 @@ def test_slabs_cover_every_cell_once(shape: list[int], cells: int) -> None:
         assert count[index].size <= cells or count[index].size == 1
         count[index] += 1
     assert (count == 1).all()
+
+
+def test_what_single_precision_cannot_hold_is_missing_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = mlp.predict([[1e39], [-1e300], [3e38]], [[1.0]], [0.0], [2.0], 0.5, lower=[-1.0], upper=[1.0])
+    assert np.isnan(found[:2]).all()
+    assert found[2] == pytest.approx(0.5 + 2 * np.tanh(1.0), rel=1e-6)

@@ -13,7 +13,10 @@ from smscale import config, pipeline
 from smscale.errors import InputError, RecipeError
 from smscale.features.upscale import upscale
 from smscale.grid import Grid
-from smscale.pipeline.recovery import files_of, interpolate, stages, whole_cells
+from smscale.pipeline.recovery import stages
+from smscale.pipeline.recovery.interpolation import interpolate
+from smscale.pipeline.recovery.plan import files_of
+from smscale.pipeline.recovery.window import whole_cells
 from smscale.schema import Status, grid_coords
 from smscale.workspace import Workspace
 

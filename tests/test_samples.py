@@ -1,15 +1,19 @@
 """What inner folds keep whole: groups dealt evenly, and places found in a table that has no groups."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import check_estimator
 
+from smscale.errors import InputError
 from smscale.models.places import place_groups
 from smscale.models.ridge import (
     PENALTIES,
@@ -28,6 +32,7 @@ from smscale.models.samples import (
     inner_split,
     merge_rows,
     scaling_of,
+    seed_of,
     standardised,
 )
 
@@ -302,3 +307,49 @@ def test_a_dataframes_column_names_say_what_a_place_is() -> None:
         Samples(frame.to_numpy(), places.astype(float), np.ones(len(frame)), places), 0, frame.columns.to_numpy()
     )
     assert len({(a, b) for a, b in zip(named, places, strict=True)}) == len(set(places)) == len(set(named))
+
+
+# -- what is no table -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", [MeanBaseline(), RidgeBaseline()], ids=["mean", "ridge"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.array(["wet", "dry", "dry"])}, "y must hold numbers; got <U3, such as 'wet'"),
+        ({"y": np.array([0.1, np.nan, 0.2])}, "Input y contains NaN"),
+        ({"X": np.array([[0.1], [np.inf], [0.2]])}, "Input X contains infinity"),
+        ({"X": np.array([["a"], ["b"], ["c"]])}, "could not convert string to float"),
+        ({"sample_weight": np.full(3, 1e308)}, "sample_weight adds up to infinity; its largest is 1e"),
+        ({"sample_weight": np.array([1, 1, -1])}, "Negative values in data passed to `sample_weight`"),
+    ],
+)
+def test_a_table_of_no_numbers_is_refused_in_one_line(
+    baseline: MeanBaseline | RidgeBaseline, change: dict[str, Any], message: str
+) -> None:
+    given = {"X": np.arange(3.0)[:, None], "y": np.arange(3.0), **change}
+    with pytest.raises(InputError, match=f"{type(baseline).__name__}: .*{message}") as error:
+        clone(baseline).fit(**given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["x", -1, 2**32, 1.5])
+def test_what_cannot_seed_is_refused_in_one_line(value: object) -> None:
+    with pytest.raises(InputError, match=r"random_state must be None, .*; got"):
+        seed_of(value)
+
+
+@pytest.mark.parametrize(("factor", "what"), [(1e-300, "little"), (1e-155, "little"), (1e155, "large")])
+def test_variances_that_vanish_or_overflow_are_refused(factor: float, what: str) -> None:
+    X, y = np.random.default_rng(0).normal(size=(2, 50, 1))
+    for table in ((X * factor, y[:, 0]), (X, y[:, 0] * factor)):
+        with pytest.raises(InputError, match=f"too {what} to be standardised"):
+            scaling_of(merge_rows(*table, np.ones(50), None))
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-300, 0.1, 1e100])
+def test_a_constant_of_any_size_is_a_constant(level: float) -> None:
+    X = np.column_stack([np.arange(50.0), np.full(50, level)])
+    found = scaling_of(merge_rows(X, np.full(50, level), np.random.default_rng(0).uniform(0.5, 2, 50), None))
+    assert found.scale[1] == found.target_scale == 1
+    assert found.scale[0] > 10

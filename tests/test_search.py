@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import dask
@@ -16,6 +17,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import Ridge, SGDRegressor
 from sklearn.model_selection import GridSearchCV, ParameterSampler
+from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils.estimator_checks import check_estimator
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -263,10 +265,84 @@ def test_records_are_of_just_these_rows_folds_and_settings(table: tuple, tmp_pat
     assert fits_made(model, X, y + 1, folds) == 2
     assert fits_made(model, X, y, folds[::-1]) == 0
     assert fits_made(Counted(str(fits), wrong="other"), X, y, folds) == 2
-    for record in records.glob("*.json"):
-        record.write_text(record.read_text()[:20])
-    assert fits_made(model, X, y, folds) == 2
+    assert fits_made(model, X, y, folds) == 0
     assert not list(records.glob("*.part"))
+
+
+def cut(record: Path) -> None:
+    record.write_text(record.read_text()[:20])
+
+
+def edited(**changes: object) -> Callable[[Path], object]:
+    return lambda record: record.write_text(json.dumps(json.loads(record.read_text()) | changes))
+
+
+def folder_in_place(record: Path) -> None:
+    record.unlink()
+    record.mkdir()
+
+
+def of_another_fit(record: Path) -> None:
+    other = next(path for path in record.parent.glob("*.json") if path != record)
+    record.write_text(other.read_text())
+
+
+SPOILERS: dict[str, Callable[[Path], object]] = {
+    "cut": cut,
+    "empty": lambda record: record.write_bytes(b""),
+    "no text": lambda record: record.write_bytes(b"\xff\xfe\x00"),
+    "a list": lambda record: record.write_text("[1]"),
+    "deep": lambda record: record.write_text("[" * 100_000),
+    "a folder": folder_in_place,
+    "a link to nothing": lambda record: (record.unlink(), record.symlink_to("/nowhere/at/all")),
+    "sums of NaN": edited(sums=[float("nan")] * 2),
+    "smaller sums": edited(sums=[1.0, 0.0]),
+    "sums in words": edited(sums="ab"),
+    "fewer sums": edited(sums=[]),
+    "another time": edited(seconds=-1.0),
+    "another seal": edited(sealed="0" * 32),
+    "of another fit": of_another_fit,
+}
+
+
+@pytest.mark.parametrize("name", SPOILERS)
+def test_a_spoiled_record_is_never_used_and_its_fit_is_done_again_and_counted(
+    table: tuple, tmp_path: Path, name: str
+) -> None:
+    X, y, groups = table
+    fits, records = tmp_path / "fits", tmp_path / "records"
+    fits.mkdir()
+    arguments = (Counted(str(fits)), [{"max_depth": 1}, {"max_depth": 2}], X, y, folds_of(groups, 2))
+    before = search(*arguments, records=records)
+    SPOILERS[name](sorted(records.glob("*.json"))[1])
+    with pytest.warns(UserWarning, match="records: 1 of 4 records are cut short, altered or of another fit"):
+        again = search(*arguments, records=records)
+    assert len(list(fits.iterdir())) == 5
+    pd.testing.assert_frame_equal(before.drop(columns="seconds"), again.drop(columns="seconds"))
+    assert not list(records.glob("*.part"))
+    if name != "a folder":  # in whose place nothing can be kept
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            search(*arguments, records=records)
+        assert len(list(fits.iterdir())) == 5
+
+
+def test_a_file_where_the_records_folder_should_be_is_one_line_and_nothing_is_fitted(
+    table: tuple, tmp_path: Path, client: Client
+) -> None:
+    X, y, groups = table
+    (tmp_path / "file").write_text("mine")
+    fits = tmp_path / "fits"
+    fits.mkdir()
+    for records in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        model = Searched(Counted(str(fits)), {"max_depth": [1]}, folds=2, records=records)
+        stepped = Searched(Epochs(), {"rate": [0.1]}, how="hyperband", calls=3, records=records)
+        for estimator in (model, stepped):
+            with client.as_current(), pytest.raises(InputError, match="finished fits cannot be kept there") as error:
+                estimator.fit(X, y, groups)
+            assert "\n" not in str(error.value)
+    assert not list(fits.iterdir())
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_workers_share_the_records(table: tuple, tmp_path: Path, client: Client) -> None:
@@ -352,18 +428,70 @@ def test_bad_input_is_one_line(table: tuple) -> None:
     holed[0, 0] = np.nan
     for rows, settings, message in (
         (holed, {}, "contains NaN"),
-        (X, {"how": "best"}, "how must be one of"),
+        (X, {"how": "best"}, "how must be one of grid, random, hyperband, got 'best'"),
         (X, {"validation": "days"}, "validation must be one of"),
         (X, {"space": {}}, "at least one value"),
+        (X, {"space": {"alfa": [1.0]}}, "space: alfa is unknown; expected among alpha, "),
+        (X, {"space": {"alpha": 1.0}}, "at least one value for alpha, as a list, got 1.0"),
+        (X, {"space": {"alpha": uniform(0, 1)}}, "alpha is a distribution; how must be random"),
+        (X, {"candidates": 0}, "candidates must be a whole number of at least 1, got 0"),
+        (X, {"folds": 1}, "folds must be a whole number of at least 2, got 1"),
+        (X, {"calls": 0}, "calls must be a whole number of at least 1, got 0"),
+        (X, {"random_state": -1}, "random_state must be None, a RandomState or a whole number"),
+        (X, {"space": {"alpha": [-1.0]}}, "the first: {'alpha': -1.0}: InvalidParameterError"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InputError, match=message) as error:
             Searched(Ridge(), {"alpha": [1.0]}).set_params(**settings).fit(rows, y)
+        assert "\n" not in str(error.value)
+    for values in (["wet"] * len(y), np.array(["0.1"] * len(y)), np.array(["wet"] * len(y), object)):
+        with pytest.raises(InputError, match=r"y must hold numbers|could not convert string"):
+            Searched(Ridge(), {"alpha": [1.0]}).fit(X, values)
     with pytest.raises(InputError, match="takes no sample_weight"):
         Searched(_Unweighted(), {"alpha": [1.0]}).fit(X, y, sample_weight=np.ones(len(y)))
     few = Searched(Ridge(), {"alpha": [0.1, 1.0]}).fit(X[:5], y[:5])
     assert np.isfinite(few.predict(X)).all()
     two = Searched(Ridge(), {"alpha": [0.1, 1.0]}, folds=3).fit(X[:6], y[:6], np.repeat([0, 1, 2], 2))
     assert np.isfinite(two.inner_score_)
+
+
+def test_random_states_are_scikit_learns(table: tuple) -> None:
+    X, y, groups = table
+
+    def scored(random_state: object) -> list[float]:
+        model = Searched(DecisionTreeRegressor(max_features=1, random_state=0), SPACE, folds=3)
+        return model.set_params(random_state=random_state).fit(X, y, groups).inner_table_["rmse"].tolist()
+
+    assert scored(np.random.RandomState(3)) == scored(np.random.RandomState(3))
+    assert scored(np.int64(3)) == scored(3)
+    assert scored(None) != scored(None)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("on_a_client", [False, True])
+def test_estimators_that_want_unbroken_rows_are_searched(
+    table: tuple, client: Client, order: str, on_a_client: bool
+) -> None:
+    X, y, groups = table
+    arguments = (SVR(), [{"C": 1.0}, {"C": 10.0}], np.asarray(X, order=order), y, folds_of(groups))
+    found = _on(client, *arguments) if on_a_client else search(*arguments)
+    assert (found["failure"] == "").all()
+    assert found["rmse"].max() < y.std()
+
+
+class Unbroken(Epochs):
+    """Takes rows as compiled code does."""
+
+    def partial_fit(self, X: np.ndarray, y: np.ndarray) -> "Unbroken":
+        assert X.flags.c_contiguous
+        assert y.flags.c_contiguous
+        return super().partial_fit(X, y)
+
+
+def test_hyperband_gives_unbroken_rows(table: tuple, client: Client) -> None:
+    X, y, groups = table
+    with client.as_current():
+        _, found = hyperband(Unbroken(), {"rate": [0.1, 0.5]}, np.asfortranarray(X), y, folds_of(groups)[0], calls=3)
+    assert (found["failure"] == "").all()
 
 
 class _Unweighted(Ridge):
@@ -433,7 +561,8 @@ def test_a_resumed_bracket_has_settings_of_the_same_types(table: tuple, tmp_path
         assert [record.stat().st_mtime_ns for record in kept] == written
         assert len(list(tmp_path.glob("*.json"))) == len(kept) == 3
         kept[0].write_text(kept[0].read_text()[:30])  # broken: run again, not raised
-        repaired = hyperband(Epochs(), space, *arguments, calls=9, records=tmp_path)[1]
+        with pytest.warns(UserWarning, match="1 of 3 records are cut short"):
+            repaired = hyperband(Epochs(), space, *arguments, calls=9, records=tmp_path)[1]
         space["rate"] = uniform(0.1, 0.7)
         hyperband(Epochs(), space, *arguments, calls=9, records=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 6
@@ -485,6 +614,32 @@ def test_a_search_of_a_forest_is_its_own_grid() -> None:
     model = zoo.build("rf", {"search": {"how": "random", "candidates": 3, "space": {"max_depth": [2, 4]}, "folds": 4}})
     assert isinstance(model, TunedForest)
     assert (model.grid, model.how, model.candidates, model.folds) == ({"max_depth": [2, 4]}, "random", 3, 4)
+
+
+def test_a_recipe_asks_for_hyperband_of_the_cnn(table: tuple, tmp_path: Path, client: Client) -> None:
+    X, y, groups = (part[:80] for part in table)
+    asked = {
+        "how": "hyperband",
+        "calls": 3,
+        "folds": 2,
+        "space": {"learning_rate": [1e-3, 1e-2], "dropout": [0.0, 0.2]},
+    }
+    settings = {"search": asked, "filters": [2, 2, 2, 2], "members": 1, "epochs": 2}
+    with client.as_current():
+        model = zoo.build("cnn", settings, seed=3, records=tmp_path).fit(X, y, groups=groups)
+        again = zoo.build("cnn", settings, seed=3, records=tmp_path).search(X, y, groups=groups)
+        afresh = zoo.build("cnn", settings, seed=3).search(X, y, groups=groups)
+    assert (model.inner_table_["failure"] == "").all()
+    assert model.inner_table_["calls"].max() == 3
+    assert set(model.best_params_) == {"learning_rate", "dropout"}
+    network = zoo.fitted(model)
+    assert network.get_params() | model.best_params_ == network.get_params()
+    assert network.epochs == 2
+    assert np.isfinite(model.predict(X)).all()
+    assert len(list(tmp_path.glob("*.json"))) == 2  # brackets of 3 calls
+    pd.testing.assert_frame_equal(model.inner_table_, again)  # seconds too: read, not run
+    columns = ["learning_rate", "dropout", "calls", "rmse", "chosen"]
+    pd.testing.assert_frame_equal(afresh[columns], again[columns])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Building models by name, scoring them under splits, choosing by inner scores alone; importances."""
 
+import json
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,15 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 
 from smscale.errors import InputError, RecipeError
 from smscale.models import selection, zoo
+from smscale.models.row_blocks import BlockError, space_blocks
 from smscale.models.splits import (
     SPLITS,
-    BlockError,
     RandomSplit,
     SpaceBlockSplit,
+    Splitter,
     StationBlockSplit,
     TimeBlockSplit,
     make_split,
-    space_blocks,
 )
 
 PLAIN = {"base": ("mean",), "columns": ("all",)}
@@ -44,6 +44,20 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(columns | {"soil_moisture": 0.2 + 0.02 * a + own})
 
 
+def scored(
+    models: dict[str, Any],
+    table: pd.DataFrame,
+    predictors: list[str],
+    splits: dict[str, Splitter],
+    baselines: tuple[str, ...] = (),
+) -> pd.DataFrame:
+    """Scores of models under splits, as `train` makes them."""
+    selection.check_table(table, [*predictors, "soil_moisture"])
+    tasks = selection.plan_tasks(models, table, splits, baselines=baselines)
+    found = [selection.run_task(task, table, predictors, "soil_moisture") for task in tasks]
+    return selection.score_table([selection.tally(part) for part in found])
+
+
 def test_scores_equal_scikit_learns_and_their_identities_hold() -> None:
     rng = np.random.default_rng(1)
     reference = rng.normal(size=50)
@@ -59,6 +73,20 @@ def test_scores_equal_scikit_learns_and_their_identities_hold() -> None:
     assert scores["sigma_ratio"] == pytest.approx(estimate.std() / reference.std())
 
 
+def test_folds_are_scored_together_from_their_sums() -> None:
+    """As of all rows at once, to rounding; JSON keeps every digit."""
+    rng = np.random.default_rng(4)
+    reference = rng.normal(0.3, 0.05, 60)
+    rows = pd.DataFrame(
+        {"reference": reference, "estimate": reference + rng.normal(0.01, 0.03, 60), "fold": np.repeat([0, 1, 2], 20)}
+    )
+    parts = [part.assign(model="rf", split="random", fit_seconds=0.5) for _, part in rows.groupby("fold")]
+    table = selection.score_table(json.loads(json.dumps([selection.tally(part) for part in parts])))
+    whole = selection.score_fold(rows["reference"], rows["estimate"])
+    assert table.loc[0, list(whole)].to_dict() == pytest.approx(whole, rel=1e-12)
+    assert (table["folds"][0], table["fit_seconds"][0]) == (3, 1.5)
+
+
 def test_scores_of_nothing_and_of_a_constant_are_nan_not_an_error() -> None:
     assert selection.score_fold([np.nan], [1.0])["n"] == 0
     constant = selection.score_fold([0.2, 0.2], [0.1, 0.3])
@@ -69,7 +97,7 @@ def test_scores_of_nothing_and_of_a_constant_are_nan_not_an_error() -> None:
 
 def test_random_split_flatters_a_forest_and_blocks_tell(table: pd.DataFrame) -> None:
     splits = {"random": RandomSplit(), "space-block": SpaceBlockSplit(4), "time-block": TimeBlockSplit(2)}
-    scores = selection.evaluate_splits("rf", FAST["rf"], table, PREDICTORS, "soil_moisture", splits).set_index("split")
+    scores = scored({"rf": FAST["rf"]}, table, PREDICTORS, splits).set_index("split")
     assert list(scores.index) == list(splits)
     assert scores.loc["space-block", "rmse"] > 1.5 * scores.loc["random", "rmse"]
     assert scores.loc["space-block", "n"] == scores.loc["time-block", "n"] == len(table)
@@ -85,7 +113,7 @@ def test_tasks_are_independent_picklable_and_reproducible(table: pd.DataFrame) -
     backward = [selection.run_task(pickle.loads(pickle.dumps(task)), *arguments) for task in reversed(tasks)][::-1]
     for one, two in zip(forward, backward, strict=True):
         pd.testing.assert_frame_equal(one.drop(columns="fit_seconds"), two.drop(columns="fit_seconds"))
-    assert selection.score_table(forward)["model"].tolist() == list(FAST)
+    assert selection.score_table([selection.tally(part) for part in forward])["model"].tolist() == list(FAST)
 
 
 def test_inner_scores_choose_without_the_test_rows(table: pd.DataFrame) -> None:
@@ -131,10 +159,10 @@ def test_a_model_is_fitted_on_no_row_that_scores_it(
 ) -> None:
     known = table.assign(number=np.arange(len(table)))
     splits = {how: make_split(how, n_splits=3)}
-    selection.evaluate_splits("spy", {}, known, [*PREDICTORS, "number"], "soil_moisture", splits)
+    scored({"spy": {}}, known, [*PREDICTORS, "number"], splits)
     assert [what for what, _, _ in spied] == ["fit", "predict"] * 3
-    for (_, fitted, groups), (_, scored, _) in zip(spied[::2], spied[1::2], strict=True):
-        assert not fitted & scored
+    for (_, fitted, groups), (_, judged, _) in zip(spied[::2], spied[1::2], strict=True):
+        assert not fitted & judged
         assert len(groups) == len(fitted)
         if how in ("space-block", "space-time"):  # the groups that a model chooses within are the split's own blocks
             blocks = space_blocks(table, 3)[sorted(fitted)]
@@ -173,7 +201,7 @@ def test_what_is_chosen_inside_a_blocked_split_does_not_memorise(trap: pd.DataFr
     static = [f"s{number}" for number in range(40)]
     splits = {"station-block": StationBlockSplit(5)}
     tasks = selection.plan_tasks({}, trap, splits, baselines=selection.BASELINES)
-    found = [selection.run_task(task, trap, static, "soil_moisture") for task in tasks]
+    found = [selection.tally(selection.run_task(task, trap, static, "soil_moisture")) for task in tasks]
     nested = selection.score_table(found).set_index("model")["rmse"]
     assert nested["ridge"] < 1.1 * nested["mean"]
     leaky = []
@@ -196,18 +224,19 @@ def test_groups_that_are_not_given_are_found_and_keep_a_model_from_memorising(tr
 # -- the table --------------------------------------------------------------------------------------
 
 
-def predictions_of(model: str, split: str, error: float, folds: int = 2) -> list[pd.DataFrame]:
+def tallies_of(model: str, split: str, error: float, folds: int = 2) -> list[dict[str, Any]]:
     reference = np.linspace(0.1, 0.4, 10)
     signs = np.where(np.arange(10) % 2, 1, -1)
     columns = {"model": model, "split": split, "row": np.arange(10), "reference": reference, "fit_seconds": 0.75}
-    return [pd.DataFrame({**columns, "fold": fold, "estimate": reference + error * signs}) for fold in range(folds)]
+    parts = [pd.DataFrame({**columns, "fold": fold, "estimate": reference + error * signs}) for fold in range(folds)]
+    return [selection.tally(part) for part in parts]
 
 
-def test_training_table_has_the_papers_figures_on_its_own_split_alone(tmp_path: Path) -> None:
+def test_training_table_has_the_papers_figures_on_its_own_split_alone() -> None:
     """Chen et al. 2023, section 3.2: GABP R2 0.76 and MAE 0.03, CNN MAE 0.0355, on the validation rows of a random split."""
     models, kinds = ("gabp", "cnn", "rf", "xgb", "ridge", "mean"), ("random", "space-block")
-    parts = [part for m in models for split in kinds for part in predictions_of(m, split, 0.02)]
-    table = selection.split_table(parts, tmp_path / "training.csv")
+    parts = [part for m in models for split in kinds for part in tallies_of(m, split, 0.02)]
+    table = selection.split_table(parts)
     stated = table.set_index(["model", "split"])[["paper_rmse", "paper_mae", "paper_cc", "paper_r2"]]
     assert stated.loc[("gabp", "random"), ["paper_mae", "paper_r2"]].tolist() == [0.03, 0.76]
     assert stated.loc[("cnn", "random"), "paper_mae"] == 0.0355
@@ -215,18 +244,15 @@ def test_training_table_has_the_papers_figures_on_its_own_split_alone(tmp_path: 
     assert table["rmse"].to_numpy() == pytest.approx(0.02)
     assert table["n"].tolist() == [20] * 12
     assert table["fit_seconds"].tolist() == [1.5] * 12
-    pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "training.csv"), table, check_exact=False, rtol=1e-5, atol=1e-9
-    )
 
 
 def test_gap_is_the_blocked_error_over_the_random_one() -> None:
     parts = [
-        *predictions_of("rf", "random", 0.02),
-        *predictions_of("rf", "space-block", 0.05),
-        *predictions_of("gabp", "random", 0.03),
-        *predictions_of("gabp", "space-block", 0.045),
-        *predictions_of("gabp", "time-block", 0.03),
+        *tallies_of("rf", "random", 0.02),
+        *tallies_of("rf", "space-block", 0.05),
+        *tallies_of("gabp", "random", 0.03),
+        *tallies_of("gabp", "space-block", 0.045),
+        *tallies_of("gabp", "time-block", 0.03),
     ]
     gap = selection.split_gap(selection.split_table(parts))
     assert list(gap.columns) == ["model", "random", "space-block", "time-block"]
@@ -234,14 +260,12 @@ def test_gap_is_the_blocked_error_over_the_random_one() -> None:
     assert gap["space-block"].tolist() == pytest.approx([2.5, 1.5])
     assert gap["time-block"].tolist()[1] == pytest.approx(1.0)
     assert np.isnan(gap["time-block"][0])
-    assert selection.split_gap(selection.score_table(predictions_of("rf", "space-block", 0.1))).empty
+    assert selection.split_gap(selection.score_table(tallies_of("rf", "space-block", 0.1))).empty
 
 
 def test_baselines_stand_beside_the_models_on_the_same_folds(table: pd.DataFrame) -> None:
     splits = {"random": RandomSplit(), "space-block": SpaceBlockSplit(3)}
-    scores = selection.evaluate_splits(
-        "rf", FAST["rf"], table, PREDICTORS, "soil_moisture", splits, baselines=selection.BASELINES
-    )
+    scores = scored({"rf": FAST["rf"]}, table, PREDICTORS, splits, selection.BASELINES)
     assert scores["model"].tolist() == ["rf", "mean", "ridge"] * 2
     assert scores.groupby("split")["n"].nunique().tolist() == [1, 1]
     by = scores.set_index(["split", "model"])
@@ -252,12 +276,14 @@ def test_baselines_stand_beside_the_models_on_the_same_folds(table: pd.DataFrame
     assert {task.model for task in tasks} == {"rf"}
 
 
-def test_a_baseline_is_never_the_best_model_unless_asked() -> None:
-    scores = {"mean": 0.02, "ridge": 0.03, "rf": 0.04}
-    assert selection.choose_best(scores) == "rf"
-    assert selection.choose_best(scores, baselines=True) == "mean"
+def inner_rmse(**rmse: float) -> pd.DataFrame:
+    return pd.DataFrame({"model": list(rmse), "rmse": list(rmse.values())})
+
+
+def test_a_baseline_is_never_the_best_model() -> None:
+    assert selection.choose_best(inner_rmse(mean=0.02, ridge=0.03, rf=0.04)) == "rf"
     with pytest.raises(InputError, match="no model has a finite"):
-        selection.choose_best({"mean": 0.02, "rf": np.inf})
+        selection.choose_best(inner_rmse(mean=0.02, rf=np.inf))
 
 
 def test_rows_of_a_class_that_training_never_saw_are_predicted_and_counted(table: pd.DataFrame) -> None:
@@ -265,9 +291,7 @@ def test_rows_of_a_class_that_training_never_saw_are_predicted_and_counted(table
     cover = np.where(only_in_one_block, 11, np.random.default_rng(0).integers(1, 4, len(table)))
     classed = table.assign(land_cover=cover)
     splits = {"random": RandomSplit(3), "space-block": SpaceBlockSplit(4)}
-    scores = selection.evaluate_splits(
-        "ridge", {}, classed, [*PREDICTORS, "land_cover"], "soil_moisture", splits
-    ).set_index("split")
+    scores = scored({"ridge": {}}, classed, [*PREDICTORS, "land_cover"], splits).set_index("split")
     assert scores["unseen"].tolist() == [0, only_in_one_block.sum()]
     assert scores["rmse"].notna().all()
 
@@ -277,7 +301,7 @@ def test_random_splits_choose_on_rows_since_rows_score(
 ) -> None:
     known = table.assign(number=np.arange(len(table)))
     columns = [*PREDICTORS, "number"]
-    selection.evaluate_splits("spy", {}, known, columns, "soil_moisture", {"random": RandomSplit()})
+    scored({"spy": {}}, known, columns, {"random": RandomSplit()})
     groups = spied[0][2]
     assert np.unique(groups).size == len(groups)
 
@@ -300,24 +324,24 @@ def test_rows_that_cannot_be_are_refused_in_one_line(
     ((name, value),) = change.items()
     bad = table.assign(**{name: table[name].where(np.arange(len(table)) != 4, value)})
     with pytest.raises(InputError, match=message) as caught:
-        selection.evaluate_splits("rf", {}, bad, PREDICTORS, "soil_moisture", {"random": RandomSplit()})
+        scored({"rf": {}}, bad, PREDICTORS, {"random": RandomSplit()})
     assert "\n" not in str(caught.value)
 
 
 def test_tables_that_cannot_be_cut_or_weighed_are_refused_in_one_line(table: pd.DataFrame) -> None:
-    def scored(changed: pd.DataFrame, splitter: Any) -> None:
-        selection.evaluate_splits("ridge", {}, changed, PREDICTORS, "soil_moisture", {"space-block": splitter})
+    def held_out(changed: pd.DataFrame, splitter: Splitter) -> None:
+        scored({"ridge": {}}, changed, PREDICTORS, {"space-block": splitter})
 
     with pytest.raises(InputError, match="weight is above 0 in none of 600 rows"):
-        scored(table.assign(weight=0.0), SpaceBlockSplit(3))
-    with pytest.raises(BlockError, match="has 1 blocks of 3 coarse cells: nothing can be held out"):
-        scored(table.assign(row=0, col=0), SpaceBlockSplit(3))
-    with pytest.raises(BlockError, match="ask for n_splits of 2 to"):
-        scored(table.iloc[:3].assign(row=[0, 4, 8]), SpaceBlockSplit(5))
+        held_out(table.assign(weight=0.0), SpaceBlockSplit(3))
+    with pytest.raises(BlockError, match="has 1 block of 3 coarse cells: nothing can be held out"):
+        held_out(table.assign(row=0, col=0), SpaceBlockSplit(3))
+    with pytest.raises(BlockError, match="ask for 2 to"):
+        held_out(table.iloc[:3].assign(row=[0, 4, 8]), SpaceBlockSplit(5))
     train, _ = next(SpaceBlockSplit(2).split(table))
     lone = table.assign(weight=np.where(np.isin(np.arange(len(table)), train), 0.0, 1.0))
     with pytest.raises(InputError, match=r"none of its \d+ training rows has a weight above 0"):
-        scored(lone, SpaceBlockSplit(2))
+        held_out(lone, SpaceBlockSplit(2))
     with pytest.raises(InputError, match="two rows and two folds; got 5 rows, 1 folds"):
         selection.inner_scores({"ridge": {}}, np.eye(5), np.arange(5.0), None, folds=1)
     with pytest.raises(InputError, match=r"one label a row, shape \(5,\); got shape \(3,\)"):
@@ -325,15 +349,15 @@ def test_tables_that_cannot_be_cut_or_weighed_are_refused_in_one_line(table: pd.
 
 
 def test_choose_best_takes_the_first_of_equals_and_ignores_nan() -> None:
-    assert selection.choose_best({"gabp": np.nan, "cnn": 0.05, "rf": 0.04, "xgb": 0.04}) == "rf"
+    assert selection.choose_best(inner_rmse(gabp=np.nan, cnn=0.05, rf=0.04, xgb=0.04)) == "rf"
     with pytest.raises(InputError, match="no model has a finite"):
-        selection.choose_best({"gabp": np.nan})
+        selection.choose_best(inner_rmse(gabp=np.nan))
 
 
 def test_table_with_missing_values_or_columns_is_refused(table: pd.DataFrame) -> None:
     holed = table.assign(a=table["a"].where(table.index != 5))
     with pytest.raises(InputError, match="a in 1 of 600 rows"):
-        selection.evaluate_splits("rf", {}, holed, PREDICTORS, "soil_moisture", {"random": RandomSplit()})
+        scored({"rf": {}}, holed, PREDICTORS, {"random": RandomSplit()})
     with pytest.raises(InputError, match="lacks lst"):
         selection.check_table(table, ["a", "lst"])
 

@@ -1,5 +1,7 @@
 """Splits: no row, block, station or neighbouring day on both sides; clear refusal of too few blocks."""
 
+import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +15,17 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_s
 
 from smscale.errors import InputError, RecipeError
 from smscale.kernels.sphere import chord_points
+from smscale.models.row_blocks import CELL_KM, BlockError, space_blocks, time_blocks
 from smscale.models.splits import (
-    CELL_KM,
     SPLITS,
-    BlockError,
     RandomSplit,
     SpaceBlockSplit,
     SpaceTimeSplit,
     StationBlockSplit,
     TimeBlockSplit,
+    hold_out,
     inner_groups,
     make_split,
-    space_blocks,
-    time_blocks,
 )
 
 
@@ -106,6 +106,153 @@ def test_random_split_takes_its_fraction() -> None:
     assert (train.size, test.size) == (100, 44)
     ((_, other),) = RandomSplit(fraction=0.3, seed=1).split(table)
     assert not np.array_equal(test, other)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    how=st.sampled_from(["time-block", "space-block", "station-block"]),
+    fraction=st.floats(0.1, 0.6),
+    seed=st.integers(0, 9),
+    keep=st.floats(0.3, 1.0),
+)
+def test_a_holdout_has_whole_blocks_and_a_share_as_near_as_blocks_allow(
+    how: str, fraction: float, seed: int, keep: float
+) -> None:
+    table = made(side=12, days=200).sample(frac=keep, random_state=seed)
+    splitter = hold_out(make_split(how, seed=seed), fraction)
+    ((train, test),) = splitter.split(table)
+    assert splitter.get_n_splits() == 1
+    block = inner_groups(table, how)
+    assert not set(block[train]) & set(block[test])
+    assert set(block[test]).isdisjoint(np.delete(block, test))
+    sizes = np.bincount(block)
+    assert abs(test.size - fraction * len(table)) <= sizes.max() / 2  # no block more, none less
+    if how == "time-block":  # the gap: no training row within three days
+        day = table["day"].to_numpy()
+        assert np.abs(np.unique(day[train])[:, None] - np.unique(day[test])).min() > 3
+    else:
+        assert train.size + test.size == len(table)
+    order = np.random.default_rng(seed).permutation(len(table))
+    ((train_moved, test_moved),) = splitter.split(table.iloc[order])
+    np.testing.assert_array_equal(np.sort(order[train_moved]), train)
+    np.testing.assert_array_equal(np.sort(order[test_moved]), test)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5])
+def test_held_out_days_are_spread_over_the_whole_time(fraction: float) -> None:
+    table = made(side=2, days=400, every=1)
+    for seed in range(10):
+        ((_, test),) = hold_out(TimeBlockSplit(days=10, gap=0, seed=seed), fraction).split(table)
+        quarter = np.bincount(table["day"].to_numpy()[test] // 100, minlength=4) / 400
+        assert np.abs(quarter - fraction).max() <= 0.1 + 1e-9  # one block in a quarter of ten, more or less
+
+
+def test_a_holdout_draws_other_blocks_for_another_seed_and_new_places_at_new_times() -> None:
+    table = made()
+    for how in SPLITS:
+        sides = [next(iter(hold_out(make_split(how, seed=seed), 0.3).split(table)))[1] for seed in (0, 0, 1)]
+        np.testing.assert_array_equal(sides[0], sides[1])
+        assert not np.array_equal(sides[0], sides[2])
+    ((train, test),) = hold_out(SpaceTimeSplit(gap=0), 0.3).split(table)
+    place, time = space_blocks(table, 3), time_blocks(table, 10)
+    assert not set(place[train]) & set(place[test])
+    assert not set(time[train]) & set(time[test])
+    ((train, test),) = hold_out(RandomSplit(n_splits=3), 0.25).split(table)
+    assert test.size == 0.25 * len(table)
+
+
+def test_a_holdout_takes_one_block_at_least_and_never_all() -> None:
+    two = pd.DataFrame({"station": ["a"] * 9 + ["b"]})
+    for fraction in (0.01, 0.3, 0.99):
+        for seed in range(4):
+            ((train, test),) = hold_out(StationBlockSplit(seed=seed), fraction).split(two)
+            assert sorted((train.size, test.size)) == [1, 9]
+    with pytest.raises(BlockError, match="has 1 group of station: nothing can be held out; give a table with more"):
+        list(hold_out(StationBlockSplit(), 0.3).split(two.iloc[:9]))
+
+
+@pytest.mark.parametrize("fraction", [0, 1, np.nan, -0.1, 2, np.inf, "0.3", None, True])
+def test_a_fraction_that_is_no_share_is_refused(fraction: Any) -> None:
+    for splitter in (RandomSplit(fraction=fraction), hold_out(StationBlockSplit(), fraction)):
+        with pytest.raises(BlockError, match="fraction must be a share of the rows between 0 and 1; got"):
+            list(splitter.split(made()))
+
+
+NO_WHOLE_NUMBERS = {
+    "n_splits": [2.5, "3", True, np.nan, None],
+    "seed": [1.5, -1, None],
+    "gap": [-1, 0.5],
+    "days": [10.5, 9],
+    "cells": [np.nan, 2],
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "setting"), [(how, name) for how in SPLITS for name in NO_WHOLE_NUMBERS if hasattr(make_split(how), name)]
+)
+def test_settings_that_are_no_whole_numbers_are_refused(how: str, setting: str) -> None:
+    for value in NO_WHOLE_NUMBERS[setting]:
+        splitter = replace(make_split(how), **{setting: value})
+        for wrong in (splitter, hold_out(splitter, 0.3))[: 1 if setting == "n_splits" else 2]:
+            with pytest.raises(BlockError, match=rf"at least \d+.*; got {value!r}") as caught:
+                list(wrong.split(made()))
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("splitter", "changes", "message"),
+    [
+        (SpaceBlockSplit(2, gap=1), {"row": 1e18}, r"row holds 1e\+18; expected whole numbers below 1e9"),
+        (SpaceBlockSplit(2), {"col": 10**18}, r"col holds 1e\+18"),
+        (SpaceBlockSplit(2), {"col": 2.5}, "col holds 2.5; expected whole numbers"),
+        (SpaceBlockSplit(2), {"row": "north"}, "row holds no numbers, as 'north'"),
+        (SpaceBlockSplit(2), {"row": "3"}, None),
+        (SpaceTimeSplit(2), {"row": np.inf}, "2160 of 2160 rows have no row"),
+        (TimeBlockSplit(2), {"local_date": 20170610}, "local_date holds numbers, as 20170610"),
+        (TimeBlockSplit(2), {"local_date": "10.06.2017"}, "local_date holds no dates, as '10.06.2017'"),
+        (TimeBlockSplit(2), {"local_date": ""}, "2160 of 2160 rows have no local_date"),
+        (TimeBlockSplit(2), {"local_date": pd.Timestamp("2017-06-10", tz="UTC")}, "local_date has a time zone"),
+        (TimeBlockSplit(2), {"local_date": pd.Period("2017-06")}, "local_date holds no dates"),
+    ],
+)
+def test_places_and_dates_that_cannot_be_are_refused_in_one_line(
+    splitter: Any, changes: dict[str, Any], message: str | None
+) -> None:
+    table = made().assign(**changes)
+    if message is None:  # numbers as text are numbers
+        assert [len(test) for _, test in splitter.split(table)] == [1080, 1080]
+        return
+    for one in (splitter, hold_out(splitter, 0.3)):
+        with pytest.raises(InputError, match=message) as caught:
+            list(one.split(table))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("latitude", 95), ("longitude", -999), ("latitude", "48 N")])
+def test_stations_off_the_earth_are_refused(name: str, value: Any) -> None:
+    table = stations(20, 0)
+    table[name] = table[name].astype(object)
+    table.loc[3, name] = value
+    with pytest.raises(InputError, match=f"{name} holds ({value}; expected degrees|no numbers)"):
+        list(SpaceBlockSplit(2).split(table))
+
+
+def test_cells_far_apart_cost_no_memory() -> None:
+    table = made(side=6, days=4).assign(row=lambda t: t["row"] * 10**8, col=lambda t: t["col"] * 10**8)
+    tracemalloc.start()
+    pairs = list(SpaceBlockSplit(2, gap=3).split(table))
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+    assert all(train.size + test.size == len(table) for train, test in pairs)
+
+
+def test_groups_of_several_types_and_lengths() -> None:
+    table = made(3, 12)
+    mixed = np.array([1, "a", 2.5], dtype=object)[np.arange(len(table)) % 3]
+    for train, test in StationBlockSplit(3).split(table, groups=mixed):
+        assert not set(map(str, mixed[train])) & set(map(str, mixed[test]))
+    with pytest.raises(InputError, match=r"groups must be one label a row, shape \(27,\); got shape \(3,\)"):
+        list(StationBlockSplit(3).split(table, groups=[1, 2, 3]))
 
 
 @st.composite
@@ -235,8 +382,8 @@ def test_scikit_learn_predicts_every_row_of_a_blocked_table_once() -> None:
         (RandomSplit(fraction=0.3), made(1, 1), "one side empty"),
         (RandomSplit(0), made(3, 1), "n_splits must be at least 1; got 0"),
         (StationBlockSplit(1), made(3, 1), "n_splits must be at least 2; got 1"),
-        (SpaceBlockSplit(2), made(3, 1), "has 1 blocks of 3 coarse cells: nothing can be held out"),
-        (TimeBlockSplit(2), made(3, 4), "has 1 time blocks of 10 days: nothing can be held out"),
+        (SpaceBlockSplit(2), made(3, 1), "has 1 block of 3 coarse cells: nothing can be held out"),
+        (TimeBlockSplit(2), made(3, 4), "has 1 time block of 10 days: nothing can be held out"),
     ],
 )
 def test_too_few_or_too_small_blocks_are_refused(splitter: Any, table: pd.DataFrame, message: str) -> None:
@@ -263,8 +410,12 @@ def test_rows_without_a_place_or_a_date_are_told(splitter: Any, column: str) -> 
 
 
 def test_missing_column_and_unknown_names_are_told() -> None:
-    with pytest.raises(InputError, match="'station'"):
+    with pytest.raises(InputError, match="column 'station'; the table has local_date, row, col, day: add it"):
         list(StationBlockSplit(2).split(made().drop(columns="station")))
+    with pytest.raises(InputError, match="'row' \\(with 'col', or longitude and latitude\\); the table has"):
+        list(SpaceBlockSplit(2).split(made().drop(columns=["row", "col"])))
+    with pytest.raises(InputError, match="X has none; pass the sample table as X or as groups"):
+        list(TimeBlockSplit(2).split(np.eye(3)))
     with pytest.raises(RecipeError, match="'blocked' is unknown"):
         make_split("blocked")
     with pytest.raises(RecipeError, match="no setting size"):

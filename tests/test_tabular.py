@@ -14,10 +14,10 @@ import yaml
 
 from smscale import config, pipeline
 from smscale.cli import main
-from smscale.config import Table
+from smscale.config import Split, Table
 from smscale.errors import InputError
 from smscale.models import load_model
-from smscale.pipeline.tabular import samples_of
+from smscale.pipeline.table_reading import needed_columns, open_table, samples_of
 from smscale.verify import verify
 from smscale.workspace import Workspace
 
@@ -146,6 +146,121 @@ def test_a_table_that_cannot_be_taken_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def changed(**columns: Any) -> pd.DataFrame:
+    return made().assign(**columns)
+
+
+@pytest.mark.parametrize(
+    ("raw", "spec", "predictors", "what"),
+    [
+        (made().iloc[:0], {}, ["rain"], "the table has no rows"),
+        (made(), {"target": "flxu"}, ["rain"], "lacks flxu; it has .*; did you mean 'flux'?"),
+        (made().rename(columns={"rain": "rain "}), {"history": {}}, ["rain"], "did you mean 'rain '?"),
+        (changed(flux=1.5), {}, ["rain"], "flux is 1.5 in all 480 rows; there is nothing to learn"),
+        (changed(rain=1, warmth=2), {}, ["rain", "warmth"], "each predictor has one value in all 480 rows"),
+        (changed(copy=made()["flux"]), {}, ["rain", "copy"], "predictor copy equals the target in all 480 rows"),
+        (made(), {"target": "x"}, ["longitude"], "predictor longitude is the target x itself"),
+        (made(), {"history": {"flux": [3]}}, ["flux_3d"], "hold its target"),
+        (changed(rain_3d=0.0), {}, ["rain_3d"], "has a column rain_3d already"),
+        (
+            changed(soil="clay"),
+            {},
+            ["soil"],
+            "column soil holds no numbers, as 'clay', in 480 of 480 rows; code classes",
+        ),
+        (changed(rain=["trace", *made()["rain"][1:]]), {}, ["rain"], "as 'trace', in 1 of 480 rows"),
+        (changed(rain="1,5"), {}, ["rain"], "as '1,5', in 480 of 480 rows; write decimals with a point"),
+        (made(), {}, ["local_date"], "column local_date holds dates; a predictor is a number"),
+        (changed(day="01.02.2020"), {}, ["rain"], "as '01.02.2020', in 480 of 480 rows; write them as 2017-06-10"),
+        (changed(day=np.arange(480)), {}, ["rain"], "local_date holds no dates, as '0'"),
+        (changed(weight=0.0), {}, ["rain"], "no row is left, no weight in all 480 .* weights are numbers above 0"),
+        (changed(weight="heavy"), {}, ["rain"], "column weight holds no numbers, as 'heavy'"),
+        (made(), {"valid": (90.0, 91.0)}, ["rain"], "target out of table.valid in all 480 .* flux lies between -?\\d"),
+        (changed(warmth=np.nan), {}, ["warmth"], "a predictor is missing in all 480 .* most often warmth, in 480 rows"),
+        (changed(flux=1e300), {"valid": None}, ["rain"], "flux holds no finite number that float32 can hold"),
+        (made(), {"units": {"rian": "mm"}}, ["rain"], "table.units has rian, .*; did you mean rain?"),
+        (
+            made(),
+            {"columns": {}, "history": {}},
+            ["rain"],
+            "has no station, which split.validation station-block needs",
+        ),
+    ],
+)
+def test_a_hostile_table_is_refused_in_one_line(
+    raw: pd.DataFrame, spec: dict[str, Any], predictors: list[str], what: str
+) -> None:
+    values = {f: getattr(SPEC, f) for f in SPEC.__dataclass_fields__} | spec
+    needed = needed_columns(Split(validation="station-block", compare=("random",)))
+    with pytest.raises(InputError, match=what) as error:
+        samples_of(raw, Table(**values), predictors, "the table", needed)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_without_station_date_or_weight_are_left_out_and_counted() -> None:
+    raw = changed(weight=1.0)
+    raw.loc[3, "name"] = None
+    raw.loc[4, "day"] = pd.NaT
+    raw.loc[[5, 6, 7], "weight"] = [np.nan, np.inf, 0.0]
+    table, flow, _ = samples_of(raw, Table("t", "flux", SPEC.columns), ["rain", "warmth"])
+    assert (flow["places"], flow["labels"], flow["samples"]) == (480, 478, 475)
+    assert len(table) == 475
+
+
+def test_dates_may_be_whole_numbers_of_year_month_and_day() -> None:
+    raw = made()
+    raw["day"] = raw["day"].dt.strftime("%Y%m%d").astype(int)
+    table, _, _ = samples_of(raw, SPEC, PREDICTORS)
+    expected, _, _ = samples_of(made(), SPEC, PREDICTORS)
+    pd.testing.assert_frame_equal(table, expected)
+
+
+def test_what_a_split_needs_is_named_with_its_key() -> None:
+    split = Split(validation="random", inner="time-block", compare=("space-time", "station-block"))
+    assert needed_columns(split) == {
+        "local_date": "split.inner time-block",
+        "row": "split.compare space-time",
+        "station": "split.compare station-block",
+    }
+    spec = Table("t", "flux", {"station": "name", "local_date": "day"})
+    with pytest.raises(
+        InputError, match=r"has no row and col or longitude and latitude, which split\.compare space-time"
+    ):
+        samples_of(made(), spec, ["rain"], needed=needed_columns(split))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "No columns to parse"),
+        (b"a;b\n1,5;2\n", "its columns lie between semicolons; save it with commas, and points in its decimals"),
+        (b"a\tb\n1\t2\n", "its columns lie between tabs"),
+        (b"a,b,a\n1,2,3\n", "column a is there twice"),
+        (b"a,b\n1,2\n1,2,3\n", "not a parquet or CSV table .*Expected 2 fields in line 3"),
+        ("a,b\nK\u00f6ln,2\n".encode("latin-1"), "no UTF-8 text"),
+        ("a,b\n1,2\n".encode("utf-16"), "not a parquet or CSV table"),
+        (b"PK\x03\x04 a workbook", "not a parquet or CSV table"),
+        (b"PAR1 and no more", "not a parquet or CSV table"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(InputError, match=what) as error:
+        open_table(tmp_path / "t.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_and_a_parquet_of_any_name_are_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + made().to_csv(index=False).encode())
+    assert open_table(tmp_path / "t.csv").columns.tolist() == made().columns.tolist()
+    made().to_parquet(tmp_path / "t.data")
+    pd.testing.assert_frame_equal(open_table(tmp_path / "t.data"), made())
+    whole = (tmp_path / "t.data").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(whole[:-500])
+    with pytest.raises(InputError, match="not a parquet or CSV table"):
+        open_table(tmp_path / "t.parquet")
+
+
 def recipe_of(folder: Path, **changes: Any) -> Path:
     """A recipe of the made table, on models that fit in moments."""
     made().to_parquet(folder / "t.parquet")
@@ -159,9 +274,9 @@ def recipe_of(folder: Path, **changes: Any) -> Path:
             "units": {"flux": "W m-2", "rain": "mm"},
         },
         "predictors": PREDICTORS,
-        "split": {"validation": "station-block", "compare": ["random", "time-block", "station-block"], "folds": 3},
+        "split": {"validation": "station-block", "compare": ["random", "station-block"], "folds": 2},
         "models": {
-            "gabp": {"generations": 5, "max_steps": 10, "members": 2, "population": 10},
+            "gabp": {"generations": 5, "max_steps": 10, "members": 1, "population": 10},
             "rf": {"trees": 10, "folds": 2, "grid": {"min_samples_leaf": [5]}},
         },
     }
@@ -194,6 +309,11 @@ def test_a_table_is_trained_on_and_reported_and_the_models_know_its_target_and_u
     [
         ({"table": {"file": "nosuch.csv", "target": "flux"}}, "no such table; set table.file"),
         ({"table": {"file": "recipe.yaml", "target": "flux"}}, "lacks flux"),
+        ({"table": {"file": ".", "target": "flux"}}, "a folder; set table.file to a parquet or CSV file"),
+        (
+            {"table": {"file": "t.parquet", "target": "flux"}, "predictors": ["rain"]},
+            "has no station, which split.valid",
+        ),
         ({"table": {"file": "${NO_SUCH_NAME}/t", "target": "flux"}}, "NO_SUCH_NAME is not set"),
         ({"table": {"file": "t.parquet", "target": "rain"}}, "predictors beside the target itself"),
         ({"table": {"file": "t.parquet", "target": "flux", "columns": {"place": "x"}}}, "names among station"),

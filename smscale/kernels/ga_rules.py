@@ -10,6 +10,7 @@ import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -204,6 +205,14 @@ def drawn_ahead(rng: np.random.Generator, rooms: tuple[Draws, Draws], generation
 
 def check_settings(settings: Settings) -> None:
     """Raise InputError, in one line, for settings that cannot be."""
+    whole = {"population", "generations", "max_hidden", "min_hidden", "elite", "plateau"}
+    alien = [
+        f"{name} must be a {'whole ' if name in whole else ''}number, got {value!r}"
+        for name, value in vars(settings).items()
+        if isinstance(value, bool) or not isinstance(value, Integral if name in whole else Real)
+    ]
+    if alien:
+        raise InputError("genetic algorithm: " + "; ".join(alien))
     least = {"population": 2, "generations": 0, "min_hidden": 1, "elite": 0, "plateau": 1, "spread": 0, "tolerance": 0}
     wrong = [
         f"{name} must be at least {value}, got {getattr(settings, name)!r}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smscale.errors import InputError
 from smscale.kernels import lm
-from smscale.kernels.lm_network import Table, input_products, layout
+from smscale.kernels.lm_table import Table, input_products, layout
 
 #: Bytes of the Jacobians formed at once, of all networks of the batch together.
 BUDGET = 1 << 28
@@ -40,7 +40,7 @@ class DenseProblem(lm.DenseProblem):
 
 
 class Networks:
-    """The problem of `lm_network.Networks`, all networks at once, padded to the widest; those that have ended are left out."""
+    """The problem of `lm_numba.Networks`, all networks at once, padded to the widest; those that have ended are left out."""
 
     xp = torch
 

@@ -183,7 +183,7 @@ def predict(
 
     Returns
     -------
-    (n,) float32; NaN where a predictor is NaN or infinite.
+    (n,) float32; NaN where a predictor is NaN, infinite or beyond float32.
 
     Examples
     --------
@@ -213,7 +213,7 @@ def predict_planes(
 
     Returns
     -------
-    float32 of the common shape (at least 1-D); NaN where a predictor is NaN or infinite.
+    float32 of the common shape (at least 1-D); NaN where a predictor is NaN, infinite or beyond float32.
     """
     views = np.broadcast_arrays(*(np.atleast_1d(p) for p in planes))
     shifts = _per_plane(shift, len(views), 0.0)
@@ -226,8 +226,9 @@ def predict_planes(
         part = out[index]
         whole = -(-part.size // BLOCK) * BLOCK
         gathered, flat = np.zeros((len(views), whole), np.float32), np.empty(whole, np.float32)
-        for c, view in enumerate(views):
-            np.subtract(view[index], shifts[c], out=gathered[c, : part.size].reshape(part.shape), casting="unsafe")
+        with np.errstate(over="ignore"):  # beyond float32 is missing
+            for c, view in enumerate(views):
+                np.subtract(view[index], shifts[c], out=gathered[c, : part.size].reshape(part.shape), casting="unsafe")
         _forward(gathered, neurons, bias, straight, least, most, flat)
         part[...] = flat[: part.size].reshape(part.shape)
     return out

@@ -38,6 +38,8 @@ OURS = re.compile(r"model\.json|weights(-[0-9a-f]{16})?\.safetensors|\.[0-9a-f]{
 LONGEST_RECORD = 1 << 24
 #: A writer may replace the model between the reading of its record and of its weights: so often it is read afresh.
 READS = 20
+#: Of this machine's memory, what a model's weights may take: they are held twice while they are decoded.
+SHARE = 0.4
 _FIX = "train the model again"
 
 
@@ -187,6 +189,8 @@ def _bytes(path: Path, most: int) -> bytes | None:
             raise InputError(f"{path}: is not a file; {_FIX}")
         if state.st_size > most:
             raise InputError(f"{path}: altered or truncated ({state.st_size} bytes, at most {most} expected); {_FIX}")
+        if state.st_size > _memory() * SHARE:  # a sparse file of any size costs a forger nothing
+            raise MemoryError
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -194,6 +198,11 @@ def _bytes(path: Path, most: int) -> bytes | None:
         raise InputError(f"{path}: cannot be read ({error.strerror}); see who may read it") from None
     except MemoryError:
         raise InputError(f"{path}: {state.st_size} bytes do not fit this machine's memory") from None
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def blend(
     gain = float(weight @ (mean * left))
     if share is None:
         share = min(max(gain / size, 0.0), 1.0) if size > 0 else 0.0
+        if gain * gain == 0:  # no departure worth its square
+            share = 0.0
         if share > 0:
             unexplained = weight * mean * (left - share * size / whole * mean)
             share *= max(0.0, 1.0 - PRICE * _squared_error(_sums(group, unexplained)) / gain**2)

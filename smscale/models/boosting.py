@@ -7,22 +7,22 @@ stage that is best on all folds together is grown again on all rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import xgboost
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from smscale.errors import InputError
 from smscale.models.fit_records import active_client
 from smscale.models.residual_trees import Grid, ResidualTrees, Tuned
-from smscale.models.samples import Samples
-from smscale.models.search import CANDIDATES, FOLDS
+from smscale.models.samples import Samples, checked_table
+from smscale.models.search_settings import misfits, plain_seed
 from smscale.models.tree_arrays import Arrays, Linear, as_planes, is_plain
 
 #: Ours: shallow, slow, subsampled trees.
@@ -43,7 +43,7 @@ class BoostedTrees(RegressorMixin, BaseEstimator):
     max_depth, min_child_weight, learning_rate, subsample, colsample_bytree, reg_lambda : XGBoost's; weights are scaled to
         a mean of 1, so that they count rows
     rounds : of boosting
-    random_state : int
+    random_state : int, RandomState or None
 
     Attributes
     ----------
@@ -73,8 +73,9 @@ class BoostedTrees(RegressorMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> BoostedTrees:
         """Boost on X (n, k), y (n,)."""
-        table, values = validate_data(self, X, y, dtype=np.float32, y_numeric=True, ensure_min_samples=2)
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        if wrong := misfits(self, {"rounds": 1}, {}):
+            raise InputError(f"BoostedTrees: {'; '.join(wrong)}")
+        table, values, weight = checked_table(self, X, y, sample_weight, least=2, dtype=np.float32)
         whole = xgboost.DMatrix(table, values, weight=weight / weight.mean(), nthread=1)
         self.booster_ = xgboost.train(self.parameters() | {"nthread": 1}, whole, self.rounds)
         return self
@@ -95,7 +96,7 @@ class BoostedTrees(RegressorMixin, BaseEstimator):
         """What xgboost.train takes, but for the threads."""
         names = ("max_depth", "min_child_weight", "learning_rate", "subsample", "colsample_bytree", "reg_lambda")
         fixed = {"objective": "reg:squarederror", "tree_method": "hist", "max_bin": BINS, "base_score": 0.0}
-        return {name: getattr(self, name) for name in names} | fixed | {"seed": self.random_state}
+        return {name: getattr(self, name) for name in names} | fixed | {"seed": plain_seed(self.random_state)}
 
 
 def stages(rounds: int) -> list[int]:
@@ -103,54 +104,31 @@ def stages(rounds: int) -> list[int]:
     return sorted({max(1, round(share * rounds)) for share in STAGES})
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TunedXGB(Tuned):
     """XGBoost, its setting chosen on inner folds.
 
     Parameters
     ----------
-    grid : values to try of BoostedTrees' parameters, and of `base` and `columns`, as in TunedForest; None takes XGB_GRID
-    rounds : the most; the inner folds choose among `stages(rounds)` too
+    grid : of BoostedTrees' parameters; None takes XGB_GRID
+    rounds : the most; the inner folds choose among `stages(rounds)` too, and `best_params_` has the number found
     distributed : grow the chosen trees on all workers of the active dask client (`boosting_dask`): True, False, or "auto",
         where the table would outgrow a worker; without a client, and inside a dask task, they grow here
-    folds, validation, shrink, how, candidates, records, progress, random_state : as in TunedForest
 
-    Attributes
-    ----------
-    As TunedForest's; `best_params_` has the `rounds` and the `share` found.
+    Others, and what `fit` learns, as `residual_trees.Tuned`.
     """
 
-    def __init__(
-        self,
-        grid: Grid | None = None,
-        folds: int = FOLDS,
-        rounds: int = ROUNDS,
-        distributed: bool | str = "auto",
-        validation: str = "blocks",
-        shrink: bool = True,
-        how: str = "grid",
-        candidates: int = CANDIDATES,
-        records: Path | str | None = None,
-        progress: bool = False,
-        random_state: int = 0,
-    ):
-        self.grid = grid
-        self.folds = folds
-        self.rounds = rounds
-        self.distributed = distributed
-        self.validation = validation
-        self.shrink = shrink
-        self.how = how
-        self.candidates = candidates
-        self.records = records
-        self.progress = progress
-        self.random_state = random_state
+    rounds: int = ROUNDS
+    distributed: bool | str = "auto"
+    _least: ClassVar[Mapping[str, int]] = {**Tuned._least, "rounds": 1}
+    _words: ClassVar[Mapping[str, Sequence[Any]]] = {**Tuned._words, "distributed": ("auto", True, False)}
 
+    @property
     def _grid(self) -> Grid:
-        return self.grid or XGB_GRID
+        return XGB_GRID
 
-    def _model(self, final: bool) -> ResidualTrees:
-        trees = BoostedTrees(rounds=self.rounds, random_state=self.random_state)
-        return ResidualTrees(trees, random_state=self.random_state)
+    def _model(self, seed: int, final: bool) -> ResidualTrees:
+        return ResidualTrees(BoostedTrees(rounds=self.rounds, random_state=seed), random_state=seed)
 
     def _fitted(self, model: ResidualTrees, samples: Samples) -> ResidualTrees:
         client = active_client() if self.distributed in (True, "auto") else None
@@ -201,6 +179,7 @@ def widened(booster: xgboost.Booster, columns: NDArray[np.intp], predictors: int
     """The same trees, as if grown on all `predictors`, of which the booster saw `columns` (c,)."""
     model = json.loads(booster.save_raw("json"))
     learner = model["learner"]
+    learner |= {"feature_names": [], "feature_types": []}
     learner["learner_model_param"]["num_feature"] = str(predictors)
     for tree in learner["gradient_booster"]["model"]["trees"]:
         tree["tree_param"]["num_feature"] = str(predictors)
@@ -245,6 +224,8 @@ def xgb_from_arrays(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] 
     """
     if "ubj" not in arrays:
         raise InputError("an xgb artefact lacks the array 'ubj'; train and save it again")
-    ubj = np.asarray(arrays["ubj"], np.uint8).tobytes()
+    if arrays["ubj"].dtype != np.uint8 or arrays["ubj"].ndim != 1:
+        raise InputError("the array 'ubj' of an xgb artefact is no row of bytes; train and save it again")
+    ubj = arrays["ubj"].tobytes()
     booster = BoosterPredictor(ubj)
     return BoosterPredictor(ubj, Linear.from_arrays(arrays, booster.predictors, "xgb"))

@@ -20,9 +20,9 @@ from sklearn.base import clone
 
 from smscale.errors import InputError
 from smscale.models.boosting import BoostedTrees, TunedXGB
-from smscale.models.fit_records import one_thread
 from smscale.models.residual_trees import ResidualTrees, linear_part, varying
 from smscale.models.samples import Samples, group_labels
+from smscale.models.search_settings import plain_seed
 from smscale.models.tree_arrays import Linear
 
 #: Bytes of memory that a local search and fit take at their peak for each byte of the table as float64: the table, sorted and
@@ -115,8 +115,7 @@ def _on_a_line(model: ResidualTrees, samples: Samples) -> ResidualTrees:
     """A clone of `model`, fitted but for its trees: linear part, and the columns that trees may see."""
     fitted = clone(model)
     predictors = fitted.n_features_in_ = samples.X.shape[1]
-    with one_thread():
-        fitted.linear_ = linear_part(samples, model.base == "ridge", model.share, model.random_state)
+    fitted.linear_ = linear_part(samples, model.base == "ridge", model.share, plain_seed(model.random_state))
     fitted.columns_ = varying(samples.X, samples.group) if model.columns == "varying" else np.arange(predictors)
     return fitted
 
@@ -199,7 +198,7 @@ def _boosted(
 ) -> BoostedTrees:
     """`trees`, its booster grown by all workers on what the linear part leaves."""
     mean = 1.0 if weight is None else float(frame[weight].mean().compute())
-    held = _held(frame, groups, trees.random_state)
+    held = _held(frame, groups, plain_seed(trees.random_state))
     columns = [predictors[number] for number in fitted.columns_]
     arguments = (predictors, columns, target, weight, fitted.linear_, mean, groups, held)
     whole = frame.map_partitions(_rest, *arguments, meta=_rest(frame._meta, *arguments)).persist()
@@ -215,7 +214,7 @@ def _boosted(
         )
     booster = found["booster"]
     trees.booster_ = booster[: booster.best_iteration + 1] if held is not None else booster
-    trees.booster_.feature_names = None
+    trees.booster_.feature_names = trees.booster_.feature_types = None  # of the columns seen, as dask names them
     trees.booster_.set_param({"nthread": 1})
     trees.n_features_in_ = len(columns)
     trees.workers_ = len({worker for holders in client.who_has(whole).values() for worker in holders})

@@ -15,26 +15,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
 from smscale.errors import InputError
 from smscale.grid import EASE2_GRIDS
-from smscale.models.cnn_layers import GROUPS, Arrays, CNNPredictor, Singles, cnn_from_arrays
-from smscale.models.ridge import Line, held_out_lines, ridge_coefficients, ridge_penalty
+from smscale.models.blend import PRICE
+from smscale.models.cnn_layers import Arrays, CNNPredictor, Singles, cnn_from_arrays
+from smscale.models.cnn_settings import check
+from smscale.models.ridge import PENALTIES, Line, held_out_lines, penalty_shares, ridge_coefficients
 from smscale.models.samples import (
     Floats,
     Labels,
     Rows,
     Samples,
-    Scaling,
+    check_single,
+    checked_table,
     group_labels,
+    held_within,
     implied_groups,
     inner_folds,
     inner_split,
     merge_rows,
     scaling_of,
+    seed_of,
     standardised,
 )
 
@@ -45,7 +49,6 @@ __all__ = ["CNNPredictor", "CNNRegressor", "ReceptiveField", "cnn_from_arrays", 
 
 #: Batches per epoch that `batch_size=None` aims at, and the sizes between which it stays.
 BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 8, 64, 256
-VALIDATIONS = ("blocks", "rows")
 #: Pieces of an inner fold whose errors are told apart.
 BLOCKS = 50
 
@@ -75,8 +78,10 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
     weight_decay : decoupled decay (AdamW); 0 is plain Adam
     averaging : decay per step of the running mean of the weights, which is what is validated and kept; 0 keeps the
         weights themselves
-    ridge : the networks learn what a ridge regression leaves (its penalty chosen on inner folds), starting from nothing, and
-        their mean is shrunk by what the inner folds tell, if need be to nothing. False is the network alone, as the paper's
+    ridge : the networks learn what a ridge regression leaves (its penalties weighed on inner folds), starting from nothing,
+        and their mean is shrunk by what the inner folds tell, if need be to nothing. False is the network alone, as the paper's
+    clip : predictors are held within so many standard deviations of their mean, and within their range, over the
+        training rows, in `predict` too; None holds them nowhere
     members : inner folds, one network each, whose outputs are averaged; 1 trains one network, stopped on
         `validation_fraction` of the rows
     patience : epochs without a better inner fold after which training ends; None runs all epochs
@@ -118,6 +123,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         weight_decay: float = 0.01,
         averaging: float = 0.98,
         ridge: bool = True,
+        clip: float | None = 2.5,
         members: int = 5,
         patience: int | None = 12,
         validation: str = "blocks",
@@ -137,6 +143,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.averaging = averaging
         self.ridge = ridge
+        self.clip = clip
         self.members = members
         self.patience = patience
         self.validation = validation
@@ -160,6 +167,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             weight_decay=0.0,
             averaging=0.0,
             ridge=False,
+            clip=None,
             members=1,
             patience=None,
             validation="rows",
@@ -183,19 +191,17 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         """
         from smscale.models import cnn_lightning
 
-        self._check_settings()
+        check(self.get_params(deep=False))
         table, values, weight = self._checked(X, y, sample_weight, reset=True)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = seed_of(self.random_state)
         with threadpool_limits(1):
             samples = merge_rows(table, values, weight, group_labels(groups, len(table)))
-            scaling = scaling_of(samples)
-            standard = standardised(samples, scaling)
-            standard = standard._replace(group=self._groups(standard, groups is not None, seed))
+            standard, start = self._standard(samples, groups is not None, seed)
             folds, lines = self._folds(standard, seed)
             lesson = _lesson(standard, folds, lines)
             settings = self._training_settings(len(standard.y), seed)
             found = cnn_lightning.train(lesson, settings, self._machine())
-            self._keep(found, lesson, scaling, lines)
+            self._keep(found, lesson, start, lines)
         self._pupil = None
         return self
 
@@ -204,9 +210,10 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
     ) -> CNNRegressor:
         """One pass of all members over the rows given, X (n, k), y (n,); what dask-ml's Hyperband and streams need.
 
-        Standardiser and ridge (whose penalty `groups` choose, as in `fit`) are those of the first call's rows, of which there
-        must be two distinct ones: give it a fair sample. No fold is held out and nothing is shrunk: the caller judges. `epochs`, `patience` and the device settings play no
-        part; after `fit` it begins anew. The same calls give the same bytes.
+        Bounds, standardiser and ridge (whose penalties `groups` weigh, as in `fit`) are those of the first call's rows, of
+        which there must be two distinct ones: give it a fair sample. No fold is held out and nothing is shrunk: the caller
+        judges. `epochs`, `patience` and the device settings play no part; after `fit` it begins anew. The same calls give the
+        same bytes.
 
         Raises
         ------
@@ -214,45 +221,65 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         """
         from smscale.models import cnn_lightning
 
-        self._check_settings()
+        check(self.get_params(deep=False))
         pupil = self._pupil
         table, values, weight = self._checked(X, y, sample_weight, reset=pupil is None)
         with threadpool_limits(1):
             if pupil is None:
-                seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+                seed = seed_of(self.random_state)
                 labels = group_labels(groups, len(table))
                 self._begin(merge_rows(table, values, weight, labels), groups is not None, seed)
                 settings = self._training_settings(len(values), seed)
                 self._pupil = pupil = cnn_lightning.Pupil(table.shape[1], self.members, settings)
-            start, used = self._start, weight > 0
-            standard = (table[used] - start["mean"]) / start["scale"]
-            left = (values[used] - start["target"][0]) / start["target"][1] - standard @ start["linear"]
-            share = weight[used] / weight[used].mean()
+            used = weight > 0
+            rows, left = self._left(table[used], values[used])
+            share = (weight[used] / weight[used].mean()).astype(np.float32)
             settings = self._training_settings(len(left), pupil.module.settings.seed)
-            rows, target, counts = (part.astype(np.float32) for part in (standard, left, share))
-            arrays = pupil.learn(rows, target, counts, settings)
-            self._finish(start, arrays, 1.0)
+            arrays = pupil.learn(rows, left, share, settings)
+            self._finish(self._start, arrays, 1.0)
         return self
 
     def predict(self, X: ArrayLike) -> Singles:
-        """(n,) float32, units of y, for X (n, k)."""
+        """(n,) float32, units of y, for X (n, k).
+
+        Raises
+        ------
+        InputError : an estimate is not finite: without `clip`, of predictors far beyond those of training.
+        """
         check_is_fitted(self)
-        return self._predictor.predict(validate_data(self, X, dtype=(np.float64, np.float32), reset=False))
+        estimate = self._predictor.predict(validate_data(self, X, dtype=(np.float64, np.float32), reset=False))
+        if wrong := np.flatnonzero(~np.isfinite(estimate)).tolist():
+            raise InputError(
+                f"CNNRegressor: no finite estimate for {len(wrong)} rows, the first being row {wrong[0]}; its predictors lie too "
+                "far beyond those of training: leave it out, or train with clip"
+            )
+        return estimate
 
     def _checked(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
     ) -> tuple[Floats, Floats, Floats]:
-        least = 2 if reset else 1
-        table, values = validate_data(
-            self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=least, reset=reset
-        )
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        table, values, weight = checked_table(self, X, y, sample_weight, least=2 if reset else 1, reset=reset)
         if table.shape[1] % self.patch**2:
             raise InputError(
                 f"CNNRegressor: patch={self.patch} needs {self.patch**2} columns for each predictor; "
                 f"got {table.shape[1]} columns (models.patch.neighbourhood builds them)"
             )
         return table, values, weight
+
+    def _standard(self, samples: Samples, grouped: bool, seed: int) -> tuple[Samples, Arrays]:
+        """Samples with their groups, within their bounds, standardised; and the arrays that do so when predicting."""
+        group = self._groups(standardised(samples, scaling_of(samples)), grouped, seed)
+        samples, lower, upper = held_within(samples._replace(group=group), self.clip)
+        scaling = scaling_of(samples)
+        check_single(samples, scaling)
+        start = {
+            "mean": scaling.mean,
+            "scale": scaling.scale,
+            "target": np.array([scaling.target_mean, scaling.target_scale]),
+            "low": (lower - scaling.mean) / scaling.scale,
+            "high": (upper - scaling.mean) / scaling.scale,
+        }
+        return standardised(samples, scaling), start
 
     def _groups(self, standard: Samples, grouped: bool, seed: int) -> Labels:
         if grouped or self.validation == "rows":
@@ -269,26 +296,21 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             folds = inner_folds(group, self.members, rng)
         if not self.ridge:
             return folds, [Line(np.zeros(X.shape[1]), np.zeros(()))] * len(folds)
-        return folds, held_out_lines(X, y, weight, folds, self._penalty(standard, seed))
-
-    def _penalty(self, standard: Samples, seed: int) -> float:
-        X, y, weight, group = standard
-        return ridge_penalty(X, y, weight, group, seed) if self.ridge else np.inf
+        shares = penalty_shares(X, y, weight, group, seed)
+        lines = held_out_lines(X, y, weight, folds, PENALTIES)
+        return folds, [Line(line.slopes @ shares, line.level @ shares) for line in lines]
 
     def _keep(
-        self,
-        found: cnn_lightning.Trained,
-        lesson: cnn_lightning.Lesson,
-        scaling: Scaling,
-        lines: list[Line],
+        self, found: cnn_lightning.Trained, lesson: cnn_lightning.Lesson, start: Arrays, lines: list[Line]
     ) -> None:
-        variance = scaling.target_scale**2
+        variance = float(start["target"][1]) ** 2
         self.shrinkage_ = _shrinkage(found.sums, lesson) if self.ridge else 1.0
         held = lesson.held.astype(np.float64)
         error = (held * (lesson.target - self.shrinkage_ * found.given) ** 2).sum() / held.sum()
         slopes = np.mean([line.slopes for line in lines], axis=0)
-        start = _start_arrays(scaling, slopes, float(np.mean([line.level for line in lines])))
-        self._finish(start, found.arrays, self.shrinkage_)
+        level = float(np.mean([line.level for line in lines]))
+        target = start["target"] + [start["target"][1] * level, 0.0]
+        self._finish(start | {"linear": slopes, "target": target}, found.arrays, self.shrinkage_)
         self.best_epochs_ = found.best_epochs
         self.inner_score_ = float(np.sqrt(error * variance))
         self.history_ = {
@@ -298,11 +320,18 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         }
 
     def _begin(self, samples: Samples, grouped: bool, seed: int) -> None:
-        scaling = scaling_of(samples)
-        standard = standardised(samples, scaling)
-        standard = standard._replace(group=self._groups(standard, grouped, seed))
-        linear = ridge_coefficients(standard.X, standard.y, standard.weight, self._penalty(standard, seed))
-        self._start = _start_arrays(scaling, linear)
+        (X, y, weight, group), start = self._standard(samples, grouped, seed)
+        linear = np.zeros(X.shape[1])
+        if self.ridge:
+            linear = ridge_coefficients(X, y, weight, PENALTIES) @ penalty_shares(X, y, weight, group, seed)
+        self._start = start | {"linear": linear}
+
+    def _left(self, table: Floats, values: Floats) -> tuple[Singles, Singles]:
+        """What the networks of `partial_fit` see of rows (n, k), and what the line leaves of their values (n,)."""
+        start = self._start
+        standard = np.clip((table - start["mean"]) / start["scale"], start["low"], start["high"])
+        left = (values - start["target"][0]) / start["target"][1] - standard @ start["linear"]
+        return standard.astype(np.float32), left.astype(np.float32)
 
     def _finish(self, start: Arrays, arrays: Arrays, factor: float) -> None:
         """The model is the ridge and `factor` times the members' mean, which the last layer takes up."""
@@ -312,40 +341,22 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         self.arrays_ = start | arrays | {"dense_weight": dense, "dense_bias": bias}
         self._predictor = cnn_from_arrays(self.arrays_)
 
-    def _check_settings(self) -> None:
-        wrong = [
-            f"{name}={getattr(self, name)!r} (expected {expected})"
-            for name, valid, expected in (
-                ("epochs", self.epochs >= 1, "at least 1"),
-                ("filters", len(self.filters) == GROUPS and min(self.filters) >= 1, f"{GROUPS} positive integers"),
-                ("dropout", 0 <= self.dropout < 1, "0 <= dropout < 1"),
-                ("learning_rate", self.learning_rate > 0, "above 0"),
-                ("batch_size", self.batch_size is None or self.batch_size >= 1, "None or at least 1"),
-                ("weight_decay", self.weight_decay >= 0, "at least 0"),
-                ("averaging", 0 <= self.averaging < 1, "0 <= averaging < 1"),
-                ("members", self.members >= 1, "at least 1"),
-                ("patience", self.patience is None or self.patience >= 1, "None or at least 1"),
-                ("validation", self.validation in VALIDATIONS, f"one of {', '.join(VALIDATIONS)}"),
-                ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
-                ("patch", self.patch >= 1 and self.patch % 2 == 1, "an odd number"),
-            )
-            if not valid
-        ]
-        if wrong:
-            raise InputError(f"CNNRegressor: {'; '.join(wrong)}")
-
     def _training_settings(self, rows: int, seed: int) -> cnn_lightning.Settings:
         from smscale.models import cnn_lightning
 
         batch = self.batch_size or int(np.clip(rows // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
-        names = ("dropout", "learning_rate", "weight_decay", "averaging", "epochs")
+        # NumPy's numbers are none to Lightning, nor the same to a checkpoint's name.
         return cnn_lightning.Settings(
-            cells=self.patch**2,
-            filters=tuple(self.filters),
-            batch_size=min(batch, rows),
-            patience=self.patience or 0,
+            cells=int(self.patch) ** 2,
+            filters=tuple(int(width) for width in self.filters),
+            dropout=float(self.dropout),
+            learning_rate=float(self.learning_rate),
+            weight_decay=float(self.weight_decay),
+            averaging=float(self.averaging),
+            batch_size=min(int(batch), rows),
+            epochs=int(self.epochs),
+            patience=int(self.patience or 0),
             seed=seed,
-            **{name: getattr(self, name) for name in names},
         )
 
     def _machine(self) -> cnn_lightning.Machine:
@@ -367,28 +378,14 @@ def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], lines: list[Line]
     return cnn_lightning.Lesson(X.astype(np.float32), left, learnt, held, _blocks(group, folds))
 
 
-def _start_arrays(scaling: Scaling, linear: Floats, level: float = 0.0) -> Arrays:
-    """Standardisers and line: linear (k,) and level, in standardised units."""
-    nowhere = np.full(linear.size, np.inf)
-    target = np.array([scaling.target_mean + scaling.target_scale * level, scaling.target_scale])
-    return {
-        "mean": scaling.mean,
-        "scale": scaling.scale,
-        "target": target,
-        "low": -nowhere,
-        "high": nowhere,
-        "linear": linear,
-    }
-
-
 def _shrinkage(sums: Floats, lesson: cnn_lightning.Lesson) -> float:
     """The factor, 0 to 1, on the networks' mean that leaves least of the target on rows unseen.
 
     Of one network on held-out rows it is s = sum(v r) / sum(v v). A network at the epoch that is best on its fold looks better
     there than it is, so each block's v are of the epoch that the other blocks of its fold would choose (where there are none,
-    those of the other folds). What blocks do not agree on is taken off: s - e^2 / s, where e is the standard error of s over
-    blocks. The mean of m networks has less noise than one and deserves m s / (1 + (m - 1) s) (Spearman 1910, Brown 1910), were
-    the networks' noises independent.
+    those of the other folds). The mean of m networks has less noise than one and deserves m s / (1 + (m - 1) s) (Spearman
+    1910, Brown 1910), were the networks' noises independent. What blocks do not agree on is taken off as in `blend`: times
+    1 - PRICE e^2 / s^2, where e is the standard error of s over blocks; one block says nothing.
 
     sums (epochs, blocks, 2): v r and v v, weighted, of each block at each epoch
     """
@@ -401,13 +398,13 @@ def _shrinkage(sums: Floats, lesson: cnn_lightning.Lesson) -> float:
     alone = np.bincount(fold, minlength=together.shape[1])[fold] == 1
     others[:, alone] = together.sum(axis=1)[:, None] - gain[:, alone]
     product, square = sums[others.argmin(axis=0), np.arange(fold.size)].T
-    if product.sum() <= 0:
+    if product.sum() <= 0 or product.size == 1:
         return 0.0
-    one = product.sum() / square.sum()
-    error = np.sqrt(((product - one * square) ** 2).sum()) / square.sum()
-    one = float(np.clip(one - error**2 / one, 0, 1))
-    members = lesson.held.shape[1]
-    return members * one / (1 + (members - 1) * one)
+    slope = float(product.sum() / square.sum())
+    squared_error = float(((product - slope * square) ** 2).sum()) * product.size / (product.size - 1)
+    trust = max(0.0, 1.0 - PRICE * squared_error / float(product.sum()) ** 2)
+    one, members = min(slope, 1.0), lesson.held.shape[1]
+    return trust * members * one / (1 + (members - 1) * one)
 
 
 def _blocks(group: Labels, folds: list[tuple[Rows, Rows]]) -> Labels:
@@ -426,7 +423,7 @@ def cnn_to_arrays(estimator: CNNRegressor) -> tuple[Arrays, dict[str, Any]]:
     check_is_fitted(estimator)
     settings = estimator.get_params()
     settings["random_state"] = settings["random_state"] if isinstance(settings["random_state"], int) else None
-    settings["filters"] = list(settings["filters"])
+    settings["filters"] = [int(width) for width in settings["filters"]]
     for machine in ("accelerator", "devices", "checkpoint", "trainer_options"):
         del settings[machine]
     meta: dict[str, Any] = {"settings": settings, "receptive_field": estimator.receptive_field._asdict()}

@@ -30,6 +30,8 @@ CONVOLUTIONS = 2
 KERNEL = 3
 #: Rows that `CNNPredictor.predict` holds at once: the widest layer of the default networks is then 1 MB, inside L2.
 ROWS = 512
+#: Standardised predictors beyond this have no room in float32.
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def pooled_length(predictors: int) -> int:
@@ -44,7 +46,7 @@ class CNNPredictor:
     A row has c * k columns: k predictors of the centre, then of each other cell of the patch (c = 1 without a patch).
 
     mean, scale : (c * k,) the standardiser;  target : (2,) mean and scale of the target
-    low, high : (c * k,) standardised values beyond which the networks see no change; the linear part does
+    low, high : (c * k,) standardised values that predictors are held within
     linear : (c * k,) coefficients of the ridge that the networks add to, zero where there is none
     convolutions : weights (m, 3 * channels in, channels out) float32 and bias (m, 1, 1, channels out), in order
     dense : (m, positions * channels) and the constant
@@ -61,21 +63,23 @@ class CNNPredictor:
     dense: tuple[Singles, float]
 
     def predict(self, X: NDArray[np.floating[Any]]) -> Singles:
-        """(n,) float32 for X (n, c * k) finite; memory is that of `ROWS` rows.
+        """(n,) float32 for X (n, c * k) finite; memory is that of `ROWS` rows. Not finite where float32 does not reach.
 
         Sums are of X's own precision: float32 is the fast one, and float64 leaves no trace of a row's place among others.
         """
         out = np.empty(len(X), dtype=np.float32)
-        for start in range(0, len(X), ROWS):
-            block = X[start : start + ROWS]
-            standard = (block - self.mean) / self.scale
-            values = self.added(standard, X.dtype) + standard @ self.linear
-            out[start : start + ROWS] = values * self.target[1] + self.target[0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(X), ROWS):
+                standard = np.clip((X[start : start + ROWS] - self.mean) / self.scale, self.low, self.high)
+                values = self.added(standard, X.dtype) + standard @ self.linear
+                # An infinite predictor is nothing to a rectifier that it does not reach.
+                values[np.abs(standard).max(axis=1) > LARGEST] = np.nan
+                out[start : start + ROWS] = values * self.target[1] + self.target[0]
         return out
 
     def added(self, standard: Floats, precision: np.dtype[Any]) -> Floats:
         """What the networks add to the linear part, (n,) for standardised (n, c * k), in standardised units."""
-        inside = np.clip(standard, self.low, self.high).astype(precision)
+        inside = standard.astype(precision)
         padded = _padded(inside.reshape(1, len(inside), self.cells, -1).swapaxes(2, 3))
         for number, (weight, bias) in enumerate(self.convolutions):
             padded = _convolve(padded, weight, bias, pool=number % CONVOLUTIONS == CONVOLUTIONS - 1)

@@ -33,7 +33,9 @@ QUIET: dict[str, Any] = lightning_run.QUIET | {"num_sanity_val_steps": 0, "log_e
 #: A network whose best error is that many times the larger of the target's variance and the error without it, diverged.
 DIVERGED = 10.0
 #: Part of a checkpoint's name; another layout of the state is another number.
-LAYOUT = 1
+LAYOUT = 2
+#: What a checkpoint says it is of.
+TRAINING = "smscale_training"
 
 
 class Lesson(NamedTuple):
@@ -88,84 +90,91 @@ class Trained(NamedTuple):
     sums: Floats
 
 
-class SeededDropout(nn.Module):
-    """Dropout that draws from a generator it is handed, so that the global one stays as it is."""
-
-    def __init__(self, share: float):
-        super().__init__()
-        self.share = share
-        self.generator: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.share == 0:
-            return x
-        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.share
-        return x * kept / (1 - self.share)
-
-
-class Pool(nn.Module):
-    """The larger of two neighbours; an odd last one stays. For values >= 0; its gradient has one order on every device."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        length = x.shape[2]
-        if length == 1:
-            return x
-        even = nn.functional.pad(x, (0, 1)) if length % 2 else x
-        return torch.maximum(even[:, :, 0::2], even[:, :, 1::2])
-
-
 class Network(nn.Module):
     """m networks side by side: four groups of (convolution, ReLU) x 2, pooling and dropout; a dense output, zero at first.
 
-    (n, c * k) -> (n, m).
+    (n, c * k) -> (n, m). Between the layers values are (n, 1, positions, channels), as the CPU's convolutions want them.
     """
 
     def __init__(self, predictors: int, members: int, settings: Settings):
         super().__init__()
-        generator = torch.Generator().manual_seed(settings.seed)
-        self.members, self.cells = members, settings.cells
-        layers: list[nn.Module] = []
+        weights = torch.Generator().manual_seed(settings.seed)
+        self.members, self.cells, self.dropout = members, settings.cells, settings.dropout
+        self.generator: torch.Generator | None = None
+        self.convolutions = nn.ModuleList()
         channels = settings.cells
         for width in settings.filters:
             for _ in range(CONVOLUTIONS):
                 # All read the same rows; from there on each network reads its own channels.
-                groups = members if layers else 1
-                layers += [_convolution(channels * groups, members * width, groups, generator), nn.ReLU()]
+                groups = members if self.convolutions else 1
+                self.convolutions.append(_convolution(channels * groups, members * width, groups, weights))
                 channels = width
-            layers += [Pool(), SeededDropout(settings.dropout)]
-        self.features = nn.Sequential(*layers)
-        length = pooled_length(predictors)
-        self.dense: nn.Conv1d = nn.utils.skip_init(nn.Conv1d, members * channels, members, length, groups=members)
+        shape = (1, pooled_length(predictors))
+        self.dense: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, members * channels, members, shape, groups=members)
         nn.init.zeros_(self.dense.weight)
         nn.init.zeros_(_bias(self.dense))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense(self.features(x.view(len(x), self.cells, -1)))[:, :, 0]
+        x = x.view(len(x), 1, self.cells, -1).transpose(2, 3)
+        for number, layer in enumerate(self.convolutions):
+            x = _along_positions(layer, x)
+            if number % CONVOLUTIONS < CONVOLUTIONS - 1:
+                x = torch.relu(x)
+            else:
+                x = self._dropped(torch.relu(_pooled(x)))
+        return _along_positions(self.dense, x)[:, 0, 0]
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Dropout that draws from a generator of its own, so that the global one stays as it is."""
+        if not self.training or self.dropout == 0:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.dropout
+        return x * (kept / (1 - self.dropout))
 
     def draw_from(self, generator: torch.Generator | None) -> None:
-        """What all dropout draws from, until it is told otherwise."""
-        for layer in self.features:
-            if isinstance(layer, SeededDropout):
-                layer.generator = generator
+        """What dropout draws from, until it is told otherwise."""
+        self.generator = generator
 
     def to_arrays(self) -> Arrays:
         """weight_i (m, out, in, 3), bias_i (m, out) of the eight convolutions; dense_weight (m, positions * out), dense_bias (m,)."""
         m = self.members
         # Positions outermost: the order in which `CNNPredictor` reads the last layer.
-        dense = _array(self.dense.weight).transpose(0, 2, 1).reshape(m, -1)
+        dense = _array(self.dense.weight)[:, :, 0].transpose(0, 2, 1).reshape(m, -1)
         arrays: Arrays = {"dense_weight": dense, "dense_bias": _array(_bias(self.dense))}
-        for number, layer in enumerate(part for part in self.features if isinstance(part, nn.Conv1d)):
-            weight = _array(layer.weight)
+        for number, layer in enumerate(part for part in self.convolutions if isinstance(part, nn.Conv2d)):
+            weight = _array(layer.weight)[:, :, 0]
             arrays[f"weight_{number}"] = weight.reshape(m, -1, *weight.shape[1:])
             arrays[f"bias_{number}"] = _array(_bias(layer)).reshape(m, -1)
         return arrays
 
 
-def _convolution(channels: int, width: int, groups: int, generator: torch.Generator) -> nn.Conv1d:
-    layer: nn.Conv1d = nn.utils.skip_init(nn.Conv1d, channels, width, KERNEL, padding=KERNEL // 2, groups=groups)
+def _convolution(channels: int, width: int, groups: int, generator: torch.Generator) -> nn.Conv2d:
+    shape, padding = (1, KERNEL), (0, KERNEL // 2)
+    layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, channels, width, shape, padding=padding, groups=groups)
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
     nn.init.zeros_(_bias(layer))
     return layer
+
+
+def _along_positions(layer: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of (n, 1, positions, channels)."""
+    seen = x.permute(0, 3, 1, 2)
+    # CUDA has no deterministic gradient of every convolution with channels last.
+    out: Tensor = layer(seen.contiguous() if seen.is_cuda else seen)
+    return out.permute(0, 2, 3, 1)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """The larger of two neighbouring positions; an odd last one stays, if above 0, as a rectifier follows.
+
+    Written with a rectifier: its gradient has one order on every device and costs less than that of a maximum.
+    """
+    length = x.shape[2]
+    if length == 1:
+        return x
+    even = nn.functional.pad(x, (0, 0, 0, 1)) if length % 2 else x
+    first, second = even.unflatten(2, (-1, 2)).unbind(3)
+    return first + torch.relu(second - first)
 
 
 def _generator(device: torch.device, *numbers: int) -> torch.Generator:
@@ -173,7 +182,7 @@ def _generator(device: torch.device, *numbers: int) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
-def _bias(layer: nn.Conv1d) -> Tensor:
+def _bias(layer: nn.Conv2d) -> Tensor:
     assert layer.bias is not None
     return layer.bias
 
@@ -360,6 +369,11 @@ class Saving(Checkpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         lightning_run.save(trainer, self.path)
 
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[TRAINING] = self.path.stem
+
 
 def train(lesson: Lesson, settings: Settings, machine: Machine) -> Trained:
     """Train m networks; where `machine.checkpoint` holds a checkpoint of the same training, go on from there.
@@ -387,33 +401,29 @@ def _trainer(machine: Machine, settings: Settings, path: Path | None) -> lightni
     if devices not in (1, "1"):
         # Processes of its own that hand the result back, rather than runs of the caller's whole script.
         options.setdefault("strategy", "ddp_spawn")
-    accelerator = machine.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    return lightning.Trainer(
-        accelerator=accelerator,
-        devices=devices,  # type: ignore[arg-type]
-        max_epochs=settings.epochs,
-        use_distributed_sampler=False,
-        **options,
-    )
+    return lightning_run.trainer_for(machine.accelerator, devices, settings.epochs, options)
 
 
 def _checkpoint_path(folder: Path, lesson: Lesson, settings: Settings, machine: Machine) -> Path:
     """The file of one training: named by all that its result depends on, so that other data never meet it."""
-    folder.mkdir(parents=True, exist_ok=True)
     where = lightning_run.device_told(machine.accelerator), machine.devices
     digest = hashlib.sha256(repr((LAYOUT, tuple(settings), where, sorted(versions().items()))).encode())
     for values in lesson:
         digest.update(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes())
-    return folder / f"cnn-{digest.hexdigest()[:16]}.ckpt"
+    return lightning_run.folder(folder) / f"cnn-{digest.hexdigest()[:16]}.ckpt"
 
 
 def _restore(module: Regression, path: Path) -> None:
     try:
-        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if found[TRAINING] != path.stem:
+            raise InputError(f"it is of {found[TRAINING]}")
+        module.load_state_dict(found["state_dict"])
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint ({error}); delete it to start again") from None
+        raise InputError(
+            f"{path}: no checkpoint of this training ({type(error).__name__}: {lightning_run.one_line(error)[:200]}); "
+            "delete it to start again"
+        ) from None
 
 
 class Pupil:
@@ -467,7 +477,7 @@ class Pupil:
         network.draw_from(None)
 
 
-CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS, FILLED = "CUBLAS_WORKSPACE_CONFIG", "fill_uninitialized_memory"
 
 
 def _one_order(undo: ExitStack) -> None:
@@ -477,6 +487,9 @@ def _one_order(undo: ExitStack) -> None:
         undo.callback(os.environ.pop, CUBLAS, None)
     undo.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
     torch.use_deterministic_algorithms(True)
+    # Memory that every operation writes whole need not be filled first: a sixth of the time.
+    undo.callback(setattr, torch.utils.deterministic, FILLED, getattr(torch.utils.deterministic, FILLED))
+    setattr(torch.utils.deterministic, FILLED, False)
 
 
 #: Deterministic kernels.

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from smscale.errors import InputError
-from smscale.kernels.sphere import chord_points
-from smscale.models import splits
+from smscale.models import row_blocks
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -65,7 +64,7 @@ def correlation_lengths(table: pd.DataFrame, target: str, seed: int = 0) -> Leng
     values = _finite(table, target)
     rng = np.random.default_rng(seed)
     place, points = _places(table), _points(table)
-    days = _in_time(values, splits._days(table), place, rng) if "local_date" in table else np.nan
+    days = _in_time(values, row_blocks.local_days(table), place, rng) if "local_date" in table else np.nan
     cells = _in_space(values, _times(table), place, points, rng) if points is not None else np.nan
     return Lengths(days, cells)
 
@@ -74,8 +73,8 @@ def block_sizes(
     table: pd.DataFrame,
     target: str,
     folds: int,
-    least_cells: int = splits.LEAST_CELLS,
-    least_days: int = splits.LEAST_DAYS,
+    least_cells: int = row_blocks.LEAST_CELLS,
+    least_days: int = row_blocks.LEAST_DAYS,
     seed: int = 0,
 ) -> BlockSizes:
     """Blocks as long as the target is correlated, no smaller than the least, cut down to what leaves enough of them.
@@ -92,9 +91,9 @@ def block_sizes(
     enough = max(folds, 3)
     days, cells = (least_days, False), (least_cells, False)
     if "local_date" in table:
-        days = _size(table, measured.days, least_days, enough, splits.time_blocks)
+        days = _size(table, measured.days, least_days, enough, row_blocks.time_blocks)
     if _points(table) is not None:
-        cells = _size(table, measured.cells, least_cells, enough, splits.space_blocks)
+        cells = _size(table, measured.cells, least_cells, enough, row_blocks.space_blocks)
     line = "; ".join(
         _said(what, length, *size, least, enough)
         for what, length, size, least in (
@@ -150,16 +149,16 @@ def _times(table: pd.DataFrame) -> Labels:
 
 
 def _label(table: pd.DataFrame, names: Sequence[str]) -> Labels:
-    columns = [splits._codes(splits._column(table, name)) for name in names] or [np.zeros(len(table), np.int64)]
+    columns = [row_blocks.codes(row_blocks.column(table, name)) for name in names] or [np.zeros(len(table), np.int64)]
     return np.unique(np.column_stack(columns), axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
 
 def _points(table: pd.DataFrame) -> Floats | None:
     """Coordinates (n, 2) or (n, 3) whose distances are in coarse cells; None where the table has none."""
     if {"row", "col"} <= set(table):
-        return np.column_stack([splits._column(table, name).astype(np.float64) for name in ("row", "col")])
+        return row_blocks.positions(table)
     if {"longitude", "latitude"} <= set(table):
-        return chord_points(splits._column(table, "longitude"), splits._column(table, "latitude")) / splits.CELL_KM
+        return row_blocks.positions(table) / row_blocks.CELL_KM
     return None
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
+
+from smscale.errors import InputError
 
 Kept = TypeVar("Kept")
 
@@ -72,19 +75,57 @@ def named(parts: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_record(record: Path | None, parse: Callable[[Any], Kept]) -> Kept | None:
-    """What `parse` makes of a record's content; None where there is none, or none of ours: the fit is then done again."""
-    if record is None or not record.exists():
-        return None
+def checked_folder(records: Path | str | None) -> None:
+    """Make the folder of the records; InputError where that cannot be."""
+    if records is None:
+        return
     try:
-        return parse(json.loads(record.read_text()))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return None
+        Path(records).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{records}: finished fits cannot be kept there ({error.strerror}); name a folder that can be written"
+        ) from None
+
+
+def read_record(record: Path | None, parse: Callable[[Any], Kept]) -> tuple[Kept | None, bool]:
+    """What `parse` makes of a record's content, and whether what stands there is spoiled: then the fit is done again.
+
+    A record says its own name, which is that of the fit, and a hash of what it holds: neither one cut short, nor one edited,
+    nor that of another fit is taken.
+    """
+    if record is None or not os.path.lexists(record):
+        return None, False
+    try:
+        if not record.is_file():
+            raise ValueError("not a file")
+        content = json.loads(record.read_text())
+        if content.pop("sealed") != _seal(record, content):
+            raise ValueError("altered, or of another fit")
+        return parse(content), False
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return None, True
 
 
 def write_record(record: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all, whoever else writes it."""
+    """Whole or not at all, whoever else writes it. Where a folder stands in its place, nothing is kept."""
     record.parent.mkdir(parents=True, exist_ok=True)
+    plain = json.loads(json.dumps(content, default=repr))
     half = record.with_name(f"{record.stem}.{uuid.uuid4().hex}.part")
-    half.write_text(json.dumps(content, default=repr))
-    os.replace(half, record)
+    half.write_text(json.dumps(plain | {"sealed": _seal(record, plain)}))
+    try:
+        os.replace(half, record)
+    except IsADirectoryError:
+        half.unlink()
+
+
+def report_spoiled(count: int, fits: int, records: Path | str | None) -> None:
+    """Warn of records that were there and could not be used."""
+    if count:
+        warnings.warn(
+            f"{records}: {count} of {fits} records are cut short, altered or of another fit; those fits were done again",
+            stacklevel=3,
+        )
+
+
+def _seal(record: Path, content: Mapping[str, Any]) -> str:
+    return named({"record": record.name, "content": content})

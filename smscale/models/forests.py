@@ -7,8 +7,8 @@ Chen et al. 2023 tune scikit-learn's random forest by grid search with 20-fold c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.utils.validation import check_is_fitted
 
 from smscale.models.residual_trees import Grid, ResidualTrees, Tuned
-from smscale.models.search import CANDIDATES, FOLDS
 from smscale.models.tree_arrays import Arrays, ForestPredictor, Linear, flattened, forest_from, is_plain
 
 #: Ours: leaves from fine to coarse, so that blocked inner folds can ask for a smooth forest.
@@ -33,66 +32,33 @@ PAPER_GRID: Grid = {
 PAPER_FOLDS = 20
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TunedForest(Tuned):
     """scikit-learn's random forest, its setting chosen on inner folds.
 
     Parameters
     ----------
-    grid : values to try of RandomForestRegressor's parameters, of `base` ("ridge" or "mean": what lies under the trees; the
-        ridge where it is not named) and of `columns` ("all" or "varying": what they may split on; both are tried where it
-        is not named); None takes FOREST_GRID
-    folds : inner folds, of whole groups
+    grid : of RandomForestRegressor's parameters; None takes FOREST_GRID
     trees : of the forest; the search grows a third of them (at least 30), which ranks settings the same
-    validation : what inner folds keep whole when `fit` gets no groups: "blocks" (as `samples.implied_groups` finds them) or
-        "rows" (each its own)
-    shrink : take the share of the trees that the inner folds ask for, not all of them
-    how, candidates : "grid", or "random" for so many settings drawn from the grid
-    records : folder that keeps finished fits, so that a killed search goes on; None keeps none
-    progress : a bar on stderr
-    random_state : int
 
-    Attributes
-    ----------
-    best_estimator_ : ResidualTrees, fitted on all rows;  best_params_ : the setting chosen, and the `share`
-    inner_table_ : as `search.search` returns;  inner_score_ : lowest inner RMSE, units of y
+    Others, and what `fit` learns, as `residual_trees.Tuned`.
     """
 
-    def __init__(
-        self,
-        grid: Grid | None = None,
-        folds: int = FOLDS,
-        trees: int = FOREST_TREES,
-        validation: str = "blocks",
-        shrink: bool = True,
-        how: str = "grid",
-        candidates: int = CANDIDATES,
-        records: Path | str | None = None,
-        progress: bool = False,
-        random_state: int = 0,
-    ):
-        self.grid = grid
-        self.folds = folds
-        self.trees = trees
-        self.validation = validation
-        self.shrink = shrink
-        self.how = how
-        self.candidates = candidates
-        self.records = records
-        self.progress = progress
-        self.random_state = random_state
+    trees: int = FOREST_TREES
+    _least: ClassVar[Mapping[str, int]] = {**Tuned._least, "trees": 1}
 
     @classmethod
-    def paper(cls, random_state: int = 0) -> TunedForest:
+    def paper(cls, random_state: int | np.random.RandomState | None = 0) -> TunedForest:
         """The paper's: a plain forest by grid search (the grid is assumed), 20 folds of single rows."""
-        return cls(PAPER_GRID, PAPER_FOLDS, validation="rows", shrink=False, random_state=random_state)
+        return cls(PAPER_GRID, folds=PAPER_FOLDS, validation="rows", shrink=False, random_state=random_state)
 
+    @property
     def _grid(self) -> Grid:
-        return self.grid or FOREST_GRID
+        return FOREST_GRID
 
-    def _model(self, final: bool) -> ResidualTrees:
+    def _model(self, seed: int, final: bool) -> ResidualTrees:
         trees = self.trees if final else min(self.trees, max(30, self.trees // 3))
-        forest = RandomForestRegressor(trees, random_state=self.random_state, n_jobs=1)
-        return ResidualTrees(forest, random_state=self.random_state)
+        return ResidualTrees(RandomForestRegressor(trees, random_state=seed, n_jobs=1), random_state=seed)
 
 
 def rf_to_arrays(estimator: RandomForestRegressor | ResidualTrees | TunedForest) -> tuple[Arrays, dict[str, Any]]:

@@ -6,27 +6,36 @@ progress, callbacks and processes: each process trains every n-th network, and i
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from smscale.errors import InputError
-from smscale.kernels import lm_network
+from smscale.kernels import lm, lm_network
 from smscale.kernels.ga import cpus
 from smscale.models import lightning_run
+from smscale.models.gabp_kept import Kept
 from smscale.models.restarts import Restarts
 from smscale.models.samples import Rows
 
 #: Trainer arguments unless the caller gives others.
-QUIET: dict[str, Any] = lightning_run.QUIET | {"enable_checkpointing": False}
+QUIET: dict[str, Any] = lightning_run.QUIET | {"enable_checkpointing": False, "log_every_n_steps": 1}
+#: Trainer arguments that are not the caller's, beside `lightning_run.OURS`: the training needs them as they are.
+OURS = (
+    "accumulate_grad_batches", "fast_dev_run", "gradient_clip_val", "limit_train_batches", "max_steps", "min_epochs",
+    "min_steps", "overfit_batches", "precision",
+)  # fmt: skip
+#: The key of a checkpoint under which it names its training.
+TRAINING = "smscale_training"
 #: Trial steps between two checkpoints.
 CHECKPOINT_STEPS = 10
 
@@ -60,9 +69,10 @@ class LevenbergMarquardt(lightning.LightningModule):
     (how many networks go on). The state of all networks lies in buffers whenever it is saved, and after training.
     """
 
-    def __init__(self, restarts: Restarts, variance: float, threads: int | None):
+    def __init__(self, restarts: Restarts, variance: float, threads: int | None, name: str = ""):
         super().__init__()
         self.automatic_optimization = False
+        self.name, self.ended = name, False
         self.restarts, self.variance, self.threads = restarts, variance, threads
         # Data-parallel strategies want a parameter with a gradient; nothing else uses it.
         self.anchor = nn.Parameter(torch.zeros(1))
@@ -115,7 +125,8 @@ class LevenbergMarquardt(lightning.LightningModule):
         finished = self.live is None or lm_network.finished(self.live)
         if self.live is not None:
             self._log()
-        self.trainer.should_stop = self.trainer.strategy.reduce_boolean_decision(finished, all=True)
+        self.ended = self.trainer.strategy.reduce_boolean_decision(finished, all=True)
+        self.trainer.should_stop = self.trainer.should_stop or self.ended
 
     def _log(self) -> None:
         state, trace = self.live.state, self.live.trace
@@ -131,6 +142,7 @@ class LevenbergMarquardt(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._publish()
         checkpoint["state_dict"] = self.trainer.strategy.lightning_module_state_dict()
+        checkpoint[TRAINING] = self.name
 
     def on_train_end(self) -> None:
         self._publish()
@@ -161,7 +173,7 @@ class LevenbergMarquardt(lightning.LightningModule):
 
 
 class Keep(lightning.Callback):
-    """Saves the training every `CHECKPOINT_STEPS` trial steps and at its end."""
+    """Saves the training every `CHECKPOINT_STEPS` trial steps and at its end, which one cut short has not reached."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -170,8 +182,20 @@ class Keep(lightning.Callback):
         if trainer.global_step % CHECKPOINT_STEPS == 0:
             lightning_run.save(trainer, self.path)
 
-    def on_train_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
-        lightning_run.save(trainer, self.path)
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if module.ended:
+            lightning_run.save(trainer, self.path)
+
+
+def refused(options: Mapping[str, Any]) -> list[str]:
+    """What is wrong of `trainer_options`, as far as can be told without a Trainer."""
+    wrong = lightning_run.refused(options)
+    if ours := sorted(set(options) & set(OURS)):
+        wrong.append(f"trainer_options must leave {', '.join(ours)} to the estimator")
+    for name, kinds in (("callbacks", Callback), ("logger", Logger | bool)):
+        if not all(isinstance(one, kinds) for one in lightning_run.listed(options.get(name))):
+            wrong.append(f"trainer_options: {name} must be one of Lightning's or a list of them, got {options[name]!r}")
+    return wrong
 
 
 def train(
@@ -179,9 +203,9 @@ def train(
     variance: float,
     threads: int | None,
     accelerator: str,
-    devices: int | str,
+    devices: Any,
     options: Mapping[str, Any],
-    checkpoint: Path | None,
+    kept: Kept | None,
 ) -> lm_network.Training:
     """Train networks to their ends under one Trainer.
 
@@ -191,33 +215,59 @@ def train(
     variance : target units squared per standardised unit squared, for the log
     threads : of the compiled engine, None for all CPUs; processes on one machine share them
     accelerator, devices, options : of Lightning's Trainer
-    checkpoint : file that a stopped training goes on from, and that is written on the way; None for none
+    kept : files of this training, of which the checkpoint is gone on from and written on the way; None for none
 
     Raises
     ------
-    InputError : a checkpoint that cannot be read
+    InputError : options that Lightning refuses; a checkpoint that cannot be read or is of another training
     """
-    module = LevenbergMarquardt(restarts, variance, threads)
+    module = LevenbergMarquardt(restarts, variance, threads, kept.key if kept else "")
     given = {**QUIET, **options}
-    if checkpoint is not None:
-        given["callbacks"] = [*lightning_run.listed(given.get("callbacks")), Keep(checkpoint)]
+    if kept:
+        given["callbacks"] = [*lightning_run.listed(given.get("callbacks")), Keep(kept.networks)]
     if devices == 1 and not {"plugins", "num_nodes", "strategy"} & set(given):
         # A batch system's number of tasks is no business of a fit on one device.
         given["plugins"] = [LightningEnvironment()]
-    begun = checkpoint if checkpoint is not None and checkpoint.exists() else None
+    begun = kept.networks if kept and kept.networks.exists() else None
+    if begun:
+        _check_checkpoint(begun, module)
     with lightning_run.silence.held():
-        trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            max_epochs=1,
-            log_every_n_steps=1,
-            use_distributed_sampler=False,
-            **given,
-        )
+        trainer = lightning_run.trainer_for(accelerator, devices, 1, given)
         try:
             lightning_run.fit(trainer, module, Trials(), begun)
-        except (EOFError, RuntimeError, pickle.UnpicklingError, BadZipFile) as error:
-            if begun is None or module.problem is not None:
-                raise
-            raise InputError(f"{begun} is no checkpoint of this training ({error}); remove it") from error
+        except MisconfigurationException as error:
+            raise InputError(f"Lightning refuses trainer_options: {lightning_run.one_line(error)}") from error
+    if not module.get_buffer("begun").all():
+        raise InputError("GABPRegressor: Lightning ended before the first step; look at trainer_options")
     return lm_network.restored({name: module.get_buffer(name).cpu().numpy() for name in module._names()})
+
+
+def _check_checkpoint(path: Path, module: LevenbergMarquardt) -> None:
+    """Raise InputError where a file is not what this training has left."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        why = _difference(found, module)
+    except Exception as error:  # a foreign file may fail its reader in any way
+        why = f"{type(error).__name__}: {lightning_run.one_line(error)[:200]}"
+    if why:
+        raise InputError(f"{path} is no checkpoint of this training ({why}); remove it")
+
+
+def _difference(found: Any, module: LevenbergMarquardt) -> str:
+    """How a checkpoint differs from one of this training; nothing where it does not."""
+    if found.get(TRAINING) != module.name:
+        return "it is of other data, settings or versions"
+    state, expected = found["state_dict"], module.state_dict()
+    if state.keys() != expected.keys():
+        return "its arrays have other names"
+    if any(state[name].shape != array.shape or state[name].dtype != array.dtype for name, array in expected.items()):
+        return "its arrays have other shapes or types"
+    sound = state["begun"] & (state["reason"] != lm.START)
+    numbers = ("x", "best", "cost", "damping", "growth")
+    # A network whose errors on its inner fold overflow has an infinite best_mse.
+    if not all(torch.isfinite(state[name][sound]).all() for name in numbers) or state["best_mse"].isnan().any():
+        return "it holds NaN or infinity"
+    last = module.restarts.settings.max_steps
+    if not all(((state[name] >= 0) & (state[name] <= last)).all() for name in ("steps", "best_step")):
+        return "it counts steps that there are not"
+    return ""

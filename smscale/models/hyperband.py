@@ -21,12 +21,14 @@ from tqdm import tqdm
 from smscale.errors import InputError, TaskError
 from smscale.models.fit_records import (
     active_client,
+    checked_folder,
     fingerprint,
     in_a_task,
     loaded_distributed,
     named,
     one_thread,
     read_record,
+    report_spoiled,
     write_record,
 )
 from smscale.models.record import versions
@@ -74,19 +76,22 @@ def hyperband(
     """
     if not hasattr(estimator, "partial_fit"):
         raise InputError(f"hyperband needs an estimator with partial_fit; {type(estimator).__name__} has none")
+    checked_folder(records)
     weight = np.ones(len(y)) if weight is None else weight
     rows: Floats = np.column_stack([y, weight, np.zeros(len(y)) if groups is None else groups]).astype(np.float64)
     partial = _Partial(estimator, grouped=groups is not None)
     settings: list[dict[str, Any]] = []
-    parts = []
+    parts, spoiled = [], 0
     with _client(), tqdm(desc="hyperband", unit="bracket", disable=not progress) as bar:
         brackets = _brackets(partial, calls, seed)
         bar.total = len(brackets)
         for bracket in brackets:
             drawn = candidates(space, "random", bracket["n_initial_parameters"], bracket["random_state"])
-            parts.append(_table(_bracket(partial, drawn, X, rows, fold, bracket, records), drawn, list(space)))
-            settings += drawn
+            entries, anew = _bracket(partial, drawn, X, rows, fold, bracket, records)
+            parts.append(_table(entries, drawn, list(space)))
+            settings, spoiled = settings + drawn, spoiled + anew
             bar.update()
+    report_spoiled(spoiled, len(brackets), records)
     table = pd.concat(parts, ignore_index=True)
     if not np.isfinite(table["rmse"]).any():
         raise InputError(
@@ -134,8 +139,8 @@ def _bracket(
     fold: Fold,
     bracket: Mapping[str, Any],
     records: Path | str | None,
-) -> list[dict[str, Any]]:
-    """One bracket, run or read: an entry for each setting, in their order."""
+) -> tuple[list[dict[str, Any]], bool]:
+    """One bracket, run or read: an entry for each setting, in their order; and whether its record was spoiled."""
     record = None
     if records is not None:
         parts = {
@@ -147,12 +152,12 @@ def _bracket(
             "data": [fingerprint(part) for part in (X, rows, *fold)],
         }
         record = Path(records) / f"{named(parts)}.json"
-    found = read_record(record, lambda kept: _entries_of(kept, len(settings)))
+    found, spoiled = read_record(record, lambda kept: _entries_of(kept, len(settings)))
     if found is None:
         found = _halved(clone(partial).set_params(settings=settings), X, rows, fold, bracket)
         if record is not None:
             write_record(record, {"rows": found, "settings": settings})
-    return found
+    return found, spoiled
 
 
 def _halved(partial: _Partial, X: Floats, rows: Floats, fold: Fold, bracket: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -237,14 +242,15 @@ class _Partial(RegressorMixin, BaseEstimator):
         self.failure_ = ""
         if not hasattr(self, "estimator_"):
             self.estimator_ = clone(self.estimator).set_params(**self.settings[self.number])
+        y, weight, _ = np.ascontiguousarray(rows.T)
         extra: dict[str, Any] = {}
         if self.grouped and _takes(self.estimator_.partial_fit, "groups"):
             extra["groups"] = rows[:, 2].astype(np.int64)
         if _takes(self.estimator_.partial_fit, "sample_weight"):
-            extra["sample_weight"] = rows[:, 1]
+            extra["sample_weight"] = weight
         try:
             with one_thread():
-                self.estimator_.partial_fit(X, rows[:, 0], **extra)
+                self.estimator_.partial_fit(np.ascontiguousarray(X), y, **extra)
         except TaskError:
             raise
         except (MemoryError, OSError) as error:

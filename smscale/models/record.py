@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,10 +130,13 @@ def check(kind: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
     for key in ("model", "provenance", "scores", "versions"):
         if not isinstance(meta[key], Mapping):
             raise InputError(f"the record's {key} must be values by name; got {reprlib.repr(meta[key])}")
-    if not all(isinstance(values, Mapping) for values in meta["scores"].values()):
+    if not all(isinstance(values, Mapping) and _are_numbers(values.values()) for values in meta["scores"].values()):
         raise InputError(
             'the record\'s scores must be numbers by name for each set of rows, as {"validation": {"rmse": 0.04}}'
         )
+    for library, version in meta["versions"].items():
+        if version is not None:
+            _text(version, f"version of {library}")
     for name, values in arrays.items():
         if values.dtype.name not in DTYPES[kind]:
             wanted = ", ".join(sorted(DTYPES[kind]))
@@ -208,6 +211,11 @@ def _feature(entry: Mapping[str, Any]) -> Feature:
 
 def _fits_float32(values: NDArray[Any]) -> bool:
     return not values.size or bool(values.min() >= -LARGEST and values.max() <= LARGEST)
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    """Whether each is a number, or None for one that is not finite."""
+    return all(value is None or type(value) in (int, float) for value in values)
 
 
 def _text(value: Any, what: str) -> str:

@@ -9,14 +9,15 @@ that tell the groups apart, and how much of them to take. A share of 0 is the ri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from smscale.errors import InputError
 from smscale.models.fit_records import one_thread
@@ -25,13 +26,16 @@ from smscale.models.samples import (
     Floats,
     Labels,
     Samples,
+    checked_table,
     group_labels,
     inner_folds,
     merge_rows,
     scaling_of,
     standardised,
 )
-from smscale.models.search import candidates, search, with_groups
+from smscale.models.search import CANDIDATES, FOLDS, VALIDATIONS, candidates, search, with_groups
+from smscale.models.search_settings import misfits, plain_seed, spaces
+from smscale.models.setting_kinds import is_real
 from smscale.models.tree_arrays import Linear
 
 Grid = Mapping[str, Sequence[Any]]
@@ -41,6 +45,8 @@ COLUMNS = ("all", "varying")
 #: What a grid that does not name them searches too. The mean under the trees is there for who asks: on our tables it gained
 #: 2 % at best, and on a few dozen places it was chosen by luck where ridge was better.
 CHOICES: Grid = {"base": ("ridge",), "columns": COLUMNS}
+#: Parameters of trees that change where they grow, not what they are.
+NOT_SEARCHED = {"random_state", "n_jobs", "verbose", "warm_start"}
 #: Ours: the ridge's penalty is chosen on so many folds of whole groups: with a few dozen groups that leaves one out at a time,
 #: where the luck of five folds moved the penalty tenfold.
 PENALTY_FOLDS = 50
@@ -61,7 +67,7 @@ class ResidualTrees(RegressorMixin, BaseEstimator):
     base : "mean" or "ridge" (its penalty chosen on whole groups)
     columns : what the trees may split on: "all", or "varying" (those with at least WITHIN of their variance inside groups)
     share : in [0, 1]
-    random_state : int, of the ridge's folds
+    random_state : int, RandomState or None, of the ridge's folds
 
     Attributes
     ----------
@@ -86,16 +92,16 @@ class ResidualTrees(RegressorMixin, BaseEstimator):
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> ResidualTrees:
         """Fit the base, then the trees on X (n, k), y (n,); groups (n,) are kept whole where the penalty is chosen."""
-        if self.base not in BASES or self.columns not in COLUMNS:
-            raise InputError(
-                f"base must be one of {', '.join(BASES)} and columns one of {', '.join(COLUMNS)}; got {self.base!r}, {self.columns!r}"
-            )
-        table, y = validate_data(self, X, y, dtype=np.float32, y_numeric=True, ensure_min_samples=2)
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        wrong = misfits(self, {}, {"base": BASES, "columns": COLUMNS})
+        if not is_real(self.share) or not 0 <= self.share <= 1:
+            wrong.append(f"share must be a number from 0 to 1, got {self.share!r}")
+        if wrong:
+            raise InputError(f"ResidualTrees: {'; '.join(wrong)}")
+        table, y, weight = checked_table(self, X, y, sample_weight, least=2, dtype=np.float32)
         labels = group_labels(groups, len(table))
         group = np.arange(len(table), dtype=np.int64) if labels is None else labels
-        samples = Samples(table.astype(np.float64), np.asarray(y, np.float64), weight, group)
-        self.linear_ = linear_part(samples, self.base == "ridge", self.share, self.random_state)
+        samples = Samples(table.astype(np.float64), y, weight, group)
+        self.linear_ = linear_part(samples, self.base == "ridge", self.share, plain_seed(self.random_state))
         self.columns_ = np.arange(table.shape[1])
         if self.columns == "varying":
             self.columns_ = varying(samples.X, samples.group)
@@ -123,17 +129,20 @@ class ResidualTrees(RegressorMixin, BaseEstimator):
 def linear_part(samples: Samples, ridge: bool, share: float, seed: int) -> Linear:
     """The weighted mean, or a ridge regression whose penalty is chosen on whole groups, in the predictors' own units.
 
+    In one thread: the last bits of BLAS follow their number, and the trees would follow those.
+
     The ridge is level beyond the range of each predictor: on our tables (stations held out) that is never worse than going
     on, and 18 % better where one station lies far from the others.
     """
     predictors = samples.X.shape[1]
     if not ridge:
         return Linear.flat(float(np.average(samples.y, weights=samples.weight)), predictors, share)
-    scaling = scaling_of(samples)
-    x, y, weight, group = standardised(samples, scaling)
-    slopes = ridge_coefficients(x, y, weight, ridge_penalty(x, y, weight, group, seed, PENALTY_FOLDS))
-    slopes = slopes * scaling.target_scale / scaling.scale
-    intercept = float(scaling.target_mean - slopes @ scaling.mean)
+    with one_thread():
+        scaling = scaling_of(samples)
+        x, y, weight, group = standardised(samples, scaling)
+        slopes = ridge_coefficients(x, y, weight, ridge_penalty(x, y, weight, group, seed, PENALTY_FOLDS))
+        slopes = slopes * scaling.target_scale / scaling.scale
+        intercept = float(scaling.target_mean - slopes @ scaling.mean)
     return Linear(intercept, slopes, samples.X.min(axis=0), samples.X.max(axis=0), share)
 
 
@@ -199,31 +208,66 @@ def _by_group(values: Floats, label: Labels) -> Floats:
     return np.stack([np.bincount(label, weights=column) for column in values.T], axis=1)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Tuned(RegressorMixin, BaseEstimator):
-    """ResidualTrees whose setting is chosen on inner folds; what TunedForest and TunedXGB share."""
+    """ResidualTrees whose setting is chosen on inner folds; what TunedForest and TunedXGB share.
 
-    # Parameters of every subclass.
-    grid: Grid | None
-    how: str
-    candidates: int
-    folds: int
-    validation: str
-    shrink: bool
-    records: Path | str | None
-    progress: bool
-    random_state: int
+    A dataclass, so that a subclass states its own parameters alone; scikit-learn reads all of them off the constructor.
+
+    Parameters
+    ----------
+    grid : values to try of the trees' parameters, of `base` ("ridge" or "mean": what lies under the trees; the ridge where it
+        is not named) and of `columns` ("all" or "varying": what they may split on; both are tried where it is not named);
+        None takes ours
+    folds : inner folds, of whole groups
+    validation : what inner folds keep whole when `fit` gets no groups: "blocks" (as `samples.implied_groups` finds them) or
+        "rows" (each its own)
+    shrink : take the share of the trees that the inner folds ask for, not all of them
+    how, candidates : "grid", or "random" for so many settings drawn from the grid
+    records : folder that keeps finished fits, so that a killed search goes on; None keeps none
+    progress : a bar on stderr
+    random_state : int, RandomState or None; with `records`, an int: others draw new folds each time
+
+    Attributes
+    ----------
+    best_estimator_ : ResidualTrees, fitted on all rows;  best_params_ : the setting chosen, and the `share`
+    inner_table_ : as `search.search` returns;  inner_score_ : lowest inner RMSE, units of y
+    """
+
+    grid: Grid | None = field(default=None, kw_only=False)
+    folds: int = FOLDS
+    validation: str = "blocks"
+    shrink: bool = True
+    how: str = "grid"
+    candidates: int = CANDIDATES
+    records: Path | str | None = None
+    progress: bool = False
+    random_state: int | np.random.RandomState | None = 0
+
+    #: Of settings: least whole numbers, and words.
+    _least: ClassVar[Mapping[str, int]] = {"folds": 2, "candidates": 1}
+    _words: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "how": ("grid", "random"),
+        "validation": VALIDATIONS,
+        "shrink": (True, False),
+    }
 
     def fit(
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Any:
-        """Search and fit on X (n, k), y (n,); inner folds keep `groups` (n,) whole."""
+        """Search and fit on X (n, k), y (n,); inner folds keep `groups` (n,) whole.
+
+        Raises
+        ------
+        InputError : a setting, a value or a label that cannot be, or a grid none of whose settings can be fitted
+        """
         with one_thread():
-            samples = self._samples(X, y, groups, sample_weight)
-            settings, self.inner_table_ = self._searched(samples)
+            samples, seed = self._samples(X, y, groups, sample_weight)
+            settings, self.inner_table_ = self._searched(samples, seed)
             chosen = self.inner_table_.loc[self.inner_table_["chosen"]].iloc[0]
             number = int(np.flatnonzero(self.inner_table_["chosen"])[0])
             self.inner_score_, self.best_params_ = float(chosen["rmse"]), settings[number] | self._found(chosen)
-            model = self._model(final=True).set_params(**self._prefixed(self.best_params_))
+            model = self._model(seed, final=True).set_params(**self._prefixed(self.best_params_))
             self.best_estimator_ = self._fitted(model, samples)
         return self
 
@@ -232,32 +276,51 @@ class Tuned(RegressorMixin, BaseEstimator):
     ) -> pd.DataFrame:
         """The table of the search alone: with `records`, a later `fit` on the same rows finds every fit done."""
         with one_thread():
-            return self._searched(self._samples(X, y, groups, sample_weight))[1]
+            return self._searched(*self._samples(X, y, groups, sample_weight))[1]
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """(n,), units of y, for X (n, k)."""
         check_is_fitted(self)
         return self.best_estimator_.predict(validate_data(self, X, dtype=np.float32, reset=False))
 
+    def check_settings(self) -> None:
+        """Raise InputError, in one line, for settings that cannot be."""
+        wrong = misfits(self, self._least, self._words)
+        own = self._model(0, final=True).trees.get_params(deep=False)
+        known = sorted({"base", "columns", *own} - NOT_SEARCHED)
+        if self.grid is not None:
+            wrong += spaces(self.grid, known, "grid", distributions=self.how == "random")
+        if not wrong:
+            named = {"base": BASES, "columns": COLUMNS}
+            wrong += [
+                f"grid.{name} must be among {', '.join(words)}, got {list(self._space()[name])}"
+                for name, words in named.items()
+                if not set(map(str, self._space()[name])) <= set(words)
+            ]
+        if wrong:
+            raise InputError(f"{type(self).__name__}: {'; '.join(wrong)}")
+
     def _samples(
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, sample_weight: ArrayLike | None
-    ) -> Samples:
-        table, y = validate_data(self, X, y, dtype=np.float32, y_numeric=True, ensure_min_samples=2)
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+    ) -> tuple[Samples, int]:
+        """The table, and the seed of all that is drawn."""
+        self.check_settings()
+        seed = plain_seed(self.random_state)
+        table, values, weight = checked_table(self, X, y, sample_weight, least=2, dtype=np.float32)
         labels = group_labels(groups, len(table))
-        samples = merge_rows(table.astype(np.float64), np.asarray(y, np.float64), weight, labels)
+        samples = merge_rows(table.astype(np.float64), values, weight, labels)
         if labels is None:
-            samples = with_groups(samples, self.validation, self.random_state, getattr(self, "feature_names_in_", None))
-        return samples
+            samples = with_groups(samples, self.validation, seed, getattr(self, "feature_names_in_", None))
+        return samples, seed
 
-    def _searched(self, samples: Samples) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-        settings = candidates(self._space(), self.how, self.candidates, self.random_state)
+    def _searched(self, samples: Samples, seed: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+        settings = candidates(self._space(), self.how, self.candidates, seed)
         table = search(
-            self._model(final=False),
+            self._model(seed, final=False),
             [self._prefixed(setting) for setting in settings],
             samples.X,
             samples.y,
-            inner_folds(samples.group, self.folds, np.random.default_rng(self.random_state)),
+            inner_folds(samples.group, self.folds, np.random.default_rng(seed)),
             samples.group,
             samples.weight,
             Shrunk(self.shrink),
@@ -267,7 +330,7 @@ class Tuned(RegressorMixin, BaseEstimator):
         return settings, table.rename(columns=lambda name: name.removeprefix("trees__"))
 
     def _space(self) -> Grid:
-        grid = self._grid()
+        grid = self._grid if self.grid is None else self.grid
         return {name: values for name, values in CHOICES.items() if name not in grid} | dict(grid)
 
     def _prefixed(self, setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,8 +346,11 @@ class Tuned(RegressorMixin, BaseEstimator):
         """What the search found beside the setting."""
         return {"share": float(chosen["share"])}
 
+    @property
     def _grid(self) -> Grid:
+        """Ours."""
         raise NotImplementedError
 
-    def _model(self, final: bool) -> ResidualTrees:
+    def _model(self, seed: int, final: bool) -> ResidualTrees:
+        """To be grown whole, or for the search."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
 from smscale.models.samples import (
@@ -18,6 +18,7 @@ from smscale.models.samples import (
     Labels,
     Samples,
     Scaling,
+    checked_table,
     group_labels,
     implied_groups,
     inner_folds,
@@ -29,6 +30,8 @@ from smscale.models.samples import (
 #: Ridge penalties tried, as shares of a standardised predictor's variance.
 PENALTIES = np.logspace(-4, 1, 21)
 RIDGE_FOLDS = 5
+#: Folds that tell how penalties share.
+SHARE_FOLDS = 20
 
 
 class Line(NamedTuple):
@@ -79,6 +82,24 @@ def ridge_penalty(X: Floats, y: Floats, weight: Floats, group: Labels, seed: int
     return float(PENALTIES[np.argmin(errors)])
 
 
+def penalty_shares(X: Floats, y: Floats, weight: Floats, group: Labels, seed: int) -> Floats:
+    """Share (p,) of each of `PENALTIES` in a mean of their ridge regressions, told by up to `SHARE_FOLDS` folds of whole groups.
+
+    Akaike's weights, (least error / error)^(G / 2) over their sum, G being the number of groups: what so many places can tell
+    apart (Burnham and Anderson 2002, Model selection and multimodel inference, section 2.9). Where they tell little, the best
+    of them is so by chance.
+    """
+    dealt = inner_folds(group, SHARE_FOLDS, np.random.default_rng(seed))
+    errors = np.zeros(PENALTIES.size)
+    for (_, held), lines in zip(dealt, held_out_lines(X, y, weight, dealt, PENALTIES), strict=True):
+        errors += weight[held] @ (lines.at(X[held]) - y[held, None]) ** 2
+    least = errors.min()
+    if not least > 0:
+        return (errors == least) / np.count_nonzero(errors == least)
+    shares = (least / errors) ** (np.unique(group).size / 2)
+    return np.asarray(shares / shares.sum())
+
+
 class MeanBaseline(RegressorMixin, BaseEstimator):
     """The weighted mean of the target, whatever the predictors.
 
@@ -92,8 +113,7 @@ class MeanBaseline(RegressorMixin, BaseEstimator):
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> MeanBaseline:
         """Learn from y (n,); X (n, k) and `groups` change nothing."""
-        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        _, values, weight = checked_table(self, X, y, sample_weight)
         self.mean_ = float(np.average(values, weights=weight))
         return self
 
@@ -130,8 +150,7 @@ class RidgeBaseline(RegressorMixin, BaseEstimator):
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> RidgeBaseline:
         """Learn from X (n, k), y (n,); `groups` (n,) are labels that inner folds keep whole, `sample_weight` (n,) >= 0."""
-        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        table, values, weight = checked_table(self, X, y, sample_weight, least=2)
         labels = group_labels(groups, len(table))
         rows = merge_rows(table, values, weight, labels)
         with threadpool_limits(1):

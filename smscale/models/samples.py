@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from smscale.errors import InputError
 from smscale.models.places import place_groups
@@ -23,6 +25,10 @@ CLUSTERS, CLUSTER_ROWS = 25, 5
 LEAST_TRAINING = 2
 #: What rounding leaves of a constant column, as a share of its mean.
 ROUNDING = 1e-12
+#: Between these a standard deviation and what is multiplied by its inverse have room in float32.
+SMALLEST, LARGEST = 1e-30, 1e30
+#: Deviations below this have no squares.
+LEAST_SQUARED = 1e-150
 
 
 class Samples(NamedTuple):
@@ -41,6 +47,50 @@ class Scaling(NamedTuple):
     scale: Floats
     target_mean: float
     target_scale: float
+
+
+def checked_table(
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    sample_weight: ArrayLike | None,
+    least: int = 1,
+    reset: bool = True,
+    dtype: Any = np.float64,
+) -> tuple[NDArray[Any], Floats, Floats]:
+    """X (n, k) of `dtype`, y (n,) and weights (n,) float64 of an estimator's `fit`, which learns its features' names and number.
+
+    Raises
+    ------
+    InputError : scikit-learn's refusal, in one line; fewer than `least` rows; a target that holds no numbers; weights whose
+        sum is infinite
+    """
+    name = type(estimator).__name__
+    try:
+        table, target = validate_data(
+            estimator, X, y, dtype=dtype, y_numeric=True, ensure_min_samples=least, reset=reset
+        )
+        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+    except ValueError as error:
+        raise InputError(f"{name}: {str(error).splitlines()[0]}") from error
+    if target.dtype.kind not in "biuf":
+        raise InputError(f"{name}: y must hold numbers; got {target.dtype}, such as {str(target.flat[0])!r}")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weight.sum()):
+            raise InputError(
+                f"{name}: sample_weight adds up to infinity; its largest is {weight.max():.3g}; rescale it"
+            )
+    return table, target.astype(np.float64, copy=False), weight
+
+
+def seed_of(random_state: Any) -> int:
+    """What seeds a training, drawn from a setting as scikit-learn's `check_random_state` takes it."""
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except ValueError as error:
+        raise InputError(
+            f"random_state must be None, an integer from 0 to 2^32 - 1 or a RandomState; got {random_state!r}"
+        ) from error
 
 
 def group_labels(groups: ArrayLike | None, rows: int) -> Labels | None:
@@ -83,7 +133,7 @@ def scaling_of(samples: Samples) -> Scaling:
 
     Raises
     ------
-    InputError : a variance overflows
+    InputError : a variance overflows, or vanishes though values differ
     """
     share = samples.weight / samples.weight.sum()
     with np.errstate(over="ignore", invalid="ignore"):
@@ -93,6 +143,12 @@ def scaling_of(samples: Samples) -> Scaling:
     if not (np.isfinite(scale).all() and np.isfinite(target_scale)):
         raise InputError(
             "a predictor or the target is too large to be standardised (its variance overflows); rescale it"
+        )
+    deviation = np.append(np.abs(samples.X - mean).max(axis=0), np.abs(samples.y - target_mean).max())
+    centre = np.abs(np.append(mean, target_mean))
+    if ((deviation < LEAST_SQUARED) & (deviation > ROUNDING * centre)).any():
+        raise InputError(
+            f"a predictor or the target varies by no more than {LEAST_SQUARED:g}, too little to be standardised; rescale it"
         )
     least = np.finfo(float).tiny
     constant = scale <= ROUNDING * np.maximum(np.abs(mean), least)
@@ -105,6 +161,40 @@ def standardised(samples: Samples, scaling: Scaling) -> Samples:
     x = (samples.X - scaling.mean) / scaling.scale
     y = (samples.y - scaling.target_mean) / scaling.target_scale
     return Samples(x, y, samples.weight / samples.weight.mean(), samples.group)
+
+
+def held_within(samples: Samples, deviations: float | None) -> tuple[Samples, Floats, Floats]:
+    """The table with predictors within so many standard deviations and their range, and these bounds (k,); None: no bounds.
+
+    A rare extreme (rain, a place far away) would lead a line, and a model beyond its range, where no sample says anything.
+    """
+    X = samples.X
+    if deviations is None:
+        nowhere = np.full(X.shape[1], np.inf)
+        return samples, -nowhere, nowhere
+    scaling = scaling_of(samples)
+    reach = deviations * scaling.scale
+    lower = np.maximum(X.min(axis=0), scaling.mean - reach)
+    upper = np.minimum(X.max(axis=0), scaling.mean + reach)
+    return samples._replace(X=np.clip(X, lower, upper)), lower, upper
+
+
+def check_single(samples: Samples, scaling: Scaling) -> None:
+    """Raise InputError for a table that does not fit float32, in which predictions are computed: they would be NaN."""
+    with np.errstate(over="ignore"):
+        farthest = max(float(np.abs(samples.X).max()), float(np.abs(samples.y).max()))
+    spread = np.append(scaling.scale, scaling.target_scale)
+    if farthest > LARGEST or spread.min() < SMALLEST:
+        raise InputError(
+            f"predictors and target must stay below {LARGEST:g} and vary by more than {SMALLEST:g}; they reach "
+            f"{farthest:.3g}, the least standard deviation is {spread.min():.3g}; rescale them"
+        )
+
+
+def by_appearance(group: Labels) -> Labels:
+    """The same groups numbered in the order of the rows, so that it does not matter what they are called."""
+    _, first, index = np.unique(group, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[index].astype(np.int64)
 
 
 def implied_groups(samples: Samples, seed: int, names: Sequence[str] | None = None) -> Labels:

@@ -21,17 +21,19 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clon
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.utils import get_tags
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, has_fit_parameter, validate_data
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 from tqdm import tqdm
 
 from smscale.errors import InputError, SmscaleError, TaskError
 from smscale.models.fit_records import (
     active_client,
+    checked_folder,
     fingerprint,
     loaded_distributed,
     named,
     one_thread,
     read_record,
+    report_spoiled,
     write_record,
 )
 from smscale.models.record import versions
@@ -40,6 +42,7 @@ from smscale.models.samples import (
     Fold,
     Labels,
     Samples,
+    checked_table,
     group_labels,
     implied_groups,
     inner_folds,
@@ -47,6 +50,7 @@ from smscale.models.samples import (
     scaling_of,
     standardised,
 )
+from smscale.models.search_settings import misfits, plain_seed, spaces
 
 Setting = Mapping[str, Any]
 Space = Mapping[str, Sequence[Any]]
@@ -56,8 +60,8 @@ VALIDATIONS = ("blocks", "rows")
 FOLDS = 5
 #: Settings that a random search draws, and calls of partial_fit that Hyperband's longest run gets.
 CANDIDATES, CALLS = 20, 27
-#: Most settings that a warning names.
-NAMED = 3
+#: Most settings that a warning names, and most characters of a reason.
+NAMED, LONGEST = 3, 240
 
 
 class Measure(Protocol):
@@ -86,11 +90,15 @@ class SquaredError(BaseEstimator):
 
 
 class Outcome(NamedTuple):
-    """Of one setting on one fold: the measure's sums, the seconds it took, and in one line why it failed ("" if not)."""
+    """Of one setting on one fold: the measure's sums, the seconds it took, and in one line why it failed ("" if not).
+
+    spoiled : a record of it was there, and could not be used
+    """
 
     sums: tuple[float, ...]
     seconds: float
     failure: str
+    spoiled: bool = False
 
 
 # --- the search ----------------------------------------------------------------------------------------------------
@@ -101,10 +109,17 @@ def candidates(space: Space, how: str = "grid", count: int = CANDIDATES, seed: i
 
     Raises
     ------
-    InputError : the space is empty, or one of its entries has no values
+    InputError : the space is empty, one of its entries has no values, `how` is neither, or `count` is below 1
     """
-    if not space or any(not hasattr(values, "rvs") and not len(values) for values in space.values()):
-        raise InputError(f"a search needs at least one value for each name of its space; got {dict(space)}")
+    wrong = (
+        spaces(space, list(space), "a search's space", distributions=how == "random")
+        if space
+        else ["its space is empty"]
+    )
+    if how not in ("grid", "random") or count < 1:
+        wrong.append(f"how must be grid or random, of at least one setting; got {how!r}, {count!r}")
+    if wrong:
+        raise InputError(f"a search needs at least one value for each name of its space: {'; '.join(wrong)}")
     if how == "grid":
         return list(ParameterGrid({name: list(values) for name, values in space.items()}))
     lists_only = not any(hasattr(values, "rvs") for values in space.values())
@@ -151,7 +166,9 @@ def search(
     Warns
     -----
     FitFailedWarning : some could not; they are named
+    UserWarning : records were spoiled, and their fits done again
     """
+    checked_folder(records)
     measure = measure or SquaredError()
     weight = np.ones(len(y)) if weight is None else weight
     rows: Floats = np.column_stack([y, weight, np.zeros(len(y)) if groups is None else groups]).astype(np.float64)
@@ -160,6 +177,7 @@ def search(
     )
     outcomes = _run(trial, [dict(setting) for setting in settings], X, rows, list(folds), progress)
     table = _tidy(settings, outcomes, measure)
+    report_spoiled(sum(outcome.spoiled for fits in outcomes for outcome in fits), len(settings) * len(folds), records)
     _report_failures(table, settings, len(X))
     return table
 
@@ -192,7 +210,7 @@ class Trial(BaseEstimator):
     def outcome(self, X: Floats, rows: Floats) -> Outcome:
         """Fit, and measure on X, rows; or read what was recorded of just that."""
         record = self._record(X, rows)
-        found = read_record(record, _outcome_of)
+        found, spoiled = read_record(record, _outcome_of)
         if found is not None:
             return found
         start = time.perf_counter()
@@ -206,16 +224,18 @@ class Trial(BaseEstimator):
         except (MemoryError, OSError) as error:
             raise lost_to_the_machine(f"the fit of {self.setting}", error) from error
         except Exception as error:  # whatever an estimator raises, the other settings go on
-            return Outcome((), time.perf_counter() - start, _one_line(error))
-        found = Outcome(tuple(sums.tolist()), time.perf_counter() - start, "")
+            return Outcome((), time.perf_counter() - start, _one_line(error), spoiled)
+        found = Outcome(tuple(sums.tolist()), time.perf_counter() - start, "", spoiled)
         if record is not None:
-            write_record(record, {"setting": self.setting, **found._asdict()})
+            write_record(record, {"setting": self.setting, "sums": found.sums, "seconds": found.seconds})
         return found
 
     def _fitted(self) -> Any:
         X, rows = self.training_
         model = clone(self.estimator).set_params(**(self.setting or {}))
-        return fit_with(model, X, rows[:, 0], rows[:, 2].astype(np.int64) if self.grouped else None, rows[:, 1])
+        y, weight, _ = np.ascontiguousarray(rows.T)  # compiled estimators (SVR) take no strided column
+        groups = rows[:, 2].astype(np.int64) if self.grouped else None
+        return fit_with(model, np.ascontiguousarray(X), y, groups, weight)
 
     def _record(self, X: Floats, rows: Floats) -> Path | None:
         """The file of this fit: named by all that its outcome depends on."""
@@ -347,6 +367,7 @@ def lost_to_the_machine(what: str, reason: Any) -> TaskError:
 
 def _one_line(error: Any) -> str:
     text = " ".join(str(error).split())
+    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."  # XGBoost's have a stack behind them
     return f"{type(error).__name__}: {text}".removesuffix(": ") if isinstance(error, BaseException) else text
 
 
@@ -368,7 +389,7 @@ class Searched(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         them) or "rows" (each its own)
     records : folder that keeps finished fits, so that a killed search goes on; None keeps none
     progress : a bar on stderr
-    random_state : int
+    random_state : int, RandomState or None; with `records`, an int: others draw new folds each time
 
     Attributes
     ----------
@@ -387,7 +408,7 @@ class Searched(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         validation: str = "blocks",
         records: Path | str | None = None,
         progress: bool = False,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ):
         self.estimator = estimator
         self.space = space
@@ -405,8 +426,8 @@ class Searched(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     ) -> Searched:
         """Search, then fit the best on all rows of X (n, k), y (n,); inner folds keep `groups` (n,) whole."""
         with one_thread():
-            samples, given = self._samples(X, y, groups, sample_weight)
-            settings, self.inner_table_ = self._searched(samples, given)
+            samples, given, seed = self._samples(X, y, groups, sample_weight)
+            settings, self.inner_table_ = self._searched(samples, given, seed)
             chosen = int(np.flatnonzero(self.inner_table_["chosen"])[0])
             self.best_params_, self.inner_score_ = dict(settings[chosen]), float(self.inner_table_["rmse"].iloc[chosen])
             model = clone(self.estimator).set_params(**self.best_params_)
@@ -426,34 +447,44 @@ class Searched(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return self.best_estimator_.predict(validate_data(self, X, dtype=np.float64, reset=False))
 
+    def check_settings(self) -> None:
+        """Raise InputError, in one line, for settings that cannot be."""
+        wrong = misfits(self, {"candidates": 1, "folds": 2, "calls": 1}, {"how": WAYS, "validation": VALIDATIONS})
+        known = [name for name in self.estimator.get_params() if "__" not in name]
+        plain = self.space
+        if isinstance(plain, Mapping):  # of a part's setting, the part: another part may take its place
+            plain = {str(name).partition("__")[0]: values for name, values in plain.items()}
+        wrong += spaces(plain, known, "space", distributions=self.how != "grid")
+        if wrong:
+            raise InputError(f"Searched: {'; '.join(wrong)}")
+
     def _samples(
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, sample_weight: ArrayLike | None
-    ) -> tuple[Samples, bool]:
-        if self.how not in WAYS:
-            raise InputError(f"how must be one of {', '.join(WAYS)}; got {self.how!r}")
-        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
-        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+    ) -> tuple[Samples, bool, int]:
+        """The table, whether its groups were given, and the seed of all that is drawn."""
+        self.check_settings()
+        seed = plain_seed(self.random_state)
+        table, values, weight = checked_table(self, X, y, sample_weight, least=2)
         weighs = has_fit_parameter(self.estimator, "sample_weight")
         if sample_weight is not None and not weighs:
             raise InputError(f"{type(self.estimator).__name__} takes no sample_weight")
         labels = group_labels(groups, len(table))
-        values = np.asarray(values, np.float64)
         samples = (merge_rows if weighs else as_they_are)(table, values, weight, labels)
         if labels is None:
-            samples = with_groups(samples, self.validation, self.random_state, getattr(self, "feature_names_in_", None))
-        return samples, groups is not None
+            samples = with_groups(samples, self.validation, seed, getattr(self, "feature_names_in_", None))
+        return samples, groups is not None, seed
 
-    def _searched(self, samples: Samples, given: bool) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-        folds = inner_folds(samples.group, self.folds, np.random.default_rng(self.random_state))
+    def _searched(self, samples: Samples, given: bool, seed: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+        folds = inner_folds(samples.group, self.folds, np.random.default_rng(seed))
         groups = samples.group if given else None
         if self.how == "hyperband":
             from smscale.models.hyperband import hyperband
 
             return hyperband(
                 self.estimator, self.space, samples.X, samples.y, folds[0], groups, samples.weight,
-                self.calls, self.records, self.progress, self.random_state,
+                self.calls, self.records, self.progress, seed,
             )  # fmt: skip
-        settings = candidates(self.space, self.how, self.candidates, self.random_state)
+        settings = candidates(self.space, self.how, self.candidates, seed)
         table = search(
             self.estimator, settings, samples.X, samples.y, folds, groups, samples.weight,
             records=self.records, progress=self.progress,
@@ -473,8 +504,6 @@ def as_they_are(X: Floats, y: Floats, weight: Floats, group: Labels | None) -> S
 
 def with_groups(samples: Samples, validation: str, seed: int, names: Sequence[str] | None = None) -> Samples:
     """Samples without groups, given those that inner folds keep whole: "blocks" that the predictors imply, or "rows"."""
-    if validation not in VALIDATIONS:
-        raise InputError(f"validation must be one of {', '.join(VALIDATIONS)}; got {validation!r}")
     if validation == "rows":
         return samples._replace(group=np.arange(len(samples.y), dtype=np.int64))
     return samples._replace(group=implied_groups(standardised(samples, scaling_of(samples)), seed, names))

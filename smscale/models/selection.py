@@ -18,10 +18,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
+from smscale.kernels.score_sums import finalise_scores, merge_sums, score_sums
 from smscale.models import splits as splitting
 from smscale.models import zoo
 from smscale.models.ridge import MeanBaseline, RidgeBaseline
-from smscale.models.samples import ROUNDING, group_labels, inner_folds
+from smscale.models.samples import group_labels, inner_folds
 from smscale.schema import VARIABLES
 
 Values = NDArray[np.floating[Any]]
@@ -85,37 +86,16 @@ def _built(name: str, settings: Mapping[str, Any] | None, seed: int, records: Pa
 
 
 def score_fold(reference: ArrayLike, estimate: ArrayLike) -> dict[str, float]:
-    """Scores of estimate (n,) against reference (n,), pairs with NaN left out.
+    """Scores of estimate (n,) against reference (n,), pairs with NaN left out: `SCORES` as `kernels.score_sums` has them, and n.
 
-    rmse, mae, bias (estimate - reference) and ubrmse = sqrt(rmse^2 - bias^2) in the target's units; cc Pearson's correlation;
-    r2 = 1 - SSE / sum of squares about the reference's mean; sigma_ratio = standard deviation of estimate over reference's; n the
-    number of pairs. cc, r2 and sigma_ratio are NaN where a side is constant.
+    NaN with fewer than two pairs; cc, r2 and sigma_ratio also where a side is constant.
     """
-    a, b = np.asarray(reference, np.float64), np.asarray(estimate, np.float64)
-    both = np.isfinite(a) & np.isfinite(b)
-    a, b = a[both], b[both]
-    if not a.size:
-        return dict.fromkeys(SCORES, np.nan) | {"n": 0}
-    error = b - a
-    mse, bias = float(np.mean(error**2)), float(error.mean())
-    spread, spread_estimate = _spread(a), _spread(b)
-    product = float(np.mean((a - a.mean()) * (b - b.mean())))
-    return {
-        "rmse": np.sqrt(mse),
-        "mae": float(np.abs(error).mean()),
-        "cc": product / (spread * spread_estimate) if spread > 0 and spread_estimate > 0 else np.nan,
-        "r2": 1 - mse / spread**2 if spread > 0 else np.nan,
-        "bias": bias,
-        "ubrmse": np.sqrt(max(mse - bias**2, 0.0)),
-        "sigma_ratio": spread_estimate / spread if spread > 0 else np.nan,
-        "n": int(a.size),
-    }
+    return _scores(score_sums(reference, estimate))
 
 
-def _spread(values: Values) -> float:
-    """Standard deviation; 0 where rounding alone spreads them."""
-    found = float(values.std())
-    return found if found > ROUNDING * float(np.abs(values).max()) else 0.0
+def _scores(sums: Values) -> dict[str, float]:
+    found = finalise_scores(sums, extended=True)
+    return {name: found[name] for name in (*SCORES, "n")}
 
 
 def plan_tasks(
@@ -184,34 +164,47 @@ def unseen_classes(train: pd.DataFrame, test: pd.DataFrame, predictors: Sequence
     return found
 
 
-def score_table(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def tally(predictions: pd.DataFrame) -> dict[str, Any]:
+    """What `run_task` gave, as a record of a few numbers that merges with those of other folds: what a ledger holds."""
+    first = predictions.iloc[0]
+    record = {
+        "model": str(first["model"]),
+        "split": str(first["split"]),
+        "fold": int(first["fold"]),
+        "sums": score_sums(predictions["reference"], predictions["estimate"]).tolist(),
+        "fit_seconds": float(first["fit_seconds"]),
+    }
+    return record | ({"unseen": int(predictions["unseen"].sum())} if "unseen" in predictions else {})
+
+
+def score_table(tallies: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One row per model and split, in order of appearance: scores of all its folds' test rows together.
 
-    Columns model, split, `SCORES`, n, folds, fit_seconds (of all folds); where the predictions have it, unseen: rows of a class that
-    their fold's training rows lack.
+    tallies : of `tally`. Columns model, split, `SCORES`, n, folds, fit_seconds (of all folds), and unseen where they have it: rows
+    of a class that their fold's training rows lack.
     """
+    folds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for record in tallies:
+        folds.setdefault((record["model"], record["split"]), []).append(record)
     rows: list[dict[str, Any]] = []
-    for (model, split), part in pd.concat(predictions).groupby(["model", "split"], sort=False):
-        seconds = part.groupby("fold")["fit_seconds"].first()
-        scores = score_fold(part["reference"], part["estimate"])
-        rows.append({"model": model, "split": split, **scores, "folds": seconds.size, "fit_seconds": seconds.sum()})
-        if "unseen" in part:
-            rows[-1]["unseen"] = int(part["unseen"].sum())
+    for (model, split), parts in folds.items():
+        scores = _scores(merge_sums([part["sums"] for part in parts]))
+        seconds = sum(part["fit_seconds"] for part in parts)
+        rows.append({"model": model, "split": split, **scores, "folds": len(parts), "fit_seconds": seconds})
+        if "unseen" in parts[0]:
+            rows[-1]["unseen"] = sum(part["unseen"] for part in parts)
     return pd.DataFrame(rows)
 
 
-def split_table(predictions: Sequence[pd.DataFrame], path: Path | str | None = None) -> pd.DataFrame:
+def split_table(tallies: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The training table: `score_table` with what the paper states beside it, NaN where it states nothing.
 
-    Further columns paper_rmse, paper_mae, paper_cc, paper_r2, on rows of the random split, as that is the paper's. Written as
-    CSV where a `path` is given.
+    Further columns paper_rmse, paper_mae, paper_cc, paper_r2, on rows of the random split, as that is the paper's.
     """
-    table = score_table(predictions)
+    table = score_table(tallies)
     pairs = list(zip(table["model"], table["split"], strict=True))
     for score in PAPER_SCORES:
         table[f"paper_{score}"] = [PAPER.get(pair, {}).get(score, np.nan) for pair in pairs]
-    if path is not None:
-        table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     return table
 
 
@@ -227,28 +220,6 @@ def split_gap(scores: pd.DataFrame) -> pd.DataFrame:
     blocked = [name for name in scores["split"].unique() if name != "random"]
     ratios = wide[blocked].div(wide["random"], axis=0)
     return pd.concat([wide["random"], ratios], axis=1).rename_axis(columns=None).reset_index()
-
-
-def evaluate_splits(
-    name: str,
-    settings: Mapping[str, Any] | None,
-    table: pd.DataFrame,
-    predictors: Sequence[str],
-    target: str,
-    splits: Mapping[str, splitting.Splitter],
-    seed: int = 0,
-    blocks: Mapping[str, Any] | None = None,
-    baselines: Sequence[str] = (),
-) -> pd.DataFrame:
-    """`score_table` of one model (and `baselines`) under several splits, here and now; `plan_tasks` and `run_task` do it piecewise.
-
-    Raises
-    ------
-    InputError : a row of the predictors or the target is not finite, or no row has weight.
-    """
-    check_table(table, [*predictors, target])
-    tasks = plan_tasks({name: settings or {}}, table, splits, seed, baselines)
-    return score_table([run_task(task, table, predictors, target, blocks) for task in tasks])
 
 
 def check_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -296,24 +267,22 @@ def inner_scores(
             model, seconds = fit_fold(name, settings, X[train], y[train], inside, weight, seed)
             columns = {"row": test, "reference": y[test], "estimate": model.predict(X[test])}
             parts.append(
-                pd.DataFrame({"model": name, "split": "inner", "fold": number, **columns, "fit_seconds": seconds})
+                tally(
+                    pd.DataFrame({"model": name, "split": "inner", "fold": number, **columns, "fit_seconds": seconds})
+                )
             )
     return score_table(parts)
 
 
-def choose_best(scores: Mapping[str, float] | pd.DataFrame, baselines: bool = False) -> str:
-    """The model with the lowest inner RMSE, the first of equals: `inner_scores`' table or name -> RMSE.
-
-    baselines : they may be chosen too
+def choose_best(scores: pd.DataFrame) -> str:
+    """The model with the lowest inner RMSE, the first of equals, of `inner_scores`' table; never a baseline.
 
     Raises
     ------
     InputError : no model's score is finite.
     """
-    values = (
-        dict(zip(scores["model"], scores["rmse"], strict=True)) if isinstance(scores, pd.DataFrame) else dict(scores)
-    )
-    able = {name: float(v) for name, v in values.items() if np.isfinite(v) and (baselines or name not in BASELINES)}
+    found = dict(zip(scores["model"], scores["rmse"].astype(float), strict=True))
+    able = {name: rmse for name, rmse in found.items() if np.isfinite(rmse) and name not in BASELINES}
     if not able:
-        raise InputError(f"no model has a finite inner score to choose by; got {values}")
+        raise InputError(f"no model has a finite inner score to choose by; got {found}")
     return min(able, key=lambda name: able[name])

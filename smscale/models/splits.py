@@ -7,37 +7,29 @@ are the least that is taken without a word.
 Every splitter has `split(X, y=None, groups=None)` yielding (train, test) row numbers and `get_n_splits()`; X is the sample
 table (a DataFrame with the columns that the splitter names), or, where X has predictors alone, `groups` is:
 `cross_val_score(model, X, y, cv=TimeBlockSplit(5), groups=table)`. All are deterministic for their seed, and no row is ever
-on both sides. Rows in a gap are on neither. Blocks do not depend on the order of the rows.
+on both sides. Rows in a gap are on neither. Blocks do not depend on the order of the rows. What a splitter cannot work with,
+`split` refuses in one line. `hold_out` makes the splitter that holds out a share of the rows once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from smscale.errors import InputError, RecipeError
-from smscale.grid import EARTH_RADIUS_KM, EASE2_GRIDS
-from smscale.kernels.sphere import chord_points
+from smscale.models import row_blocks
+from smscale.models.row_blocks import LEAST_CELLS, LEAST_DAYS, BlockError, Labels, space_blocks, time_blocks
 from smscale.models.samples import deal
 
-Labels = NDArray[np.int64]
 Rows = NDArray[np.intp]
 
-#: Least block sizes of the blocked splits: days, and coarse cells along a side.
-LEAST_DAYS, LEAST_CELLS = 10, 3
-#: Side of a coarse cell, km: what `cells` counts where a table has places but no grid.
-CELL_KM = EASE2_GRIDS[36][2] / 1000
-KM_PER_DEGREE = np.pi * EARTH_RADIUS_KM / 180
-
-
-class BlockError(InputError):
-    """A table has too few blocks for a split, or the blocks asked for are too small."""
+#: Steps of this share of a circle lie as even as any, however many are taken (three-distance theorem).
+GOLDEN = (np.sqrt(5) - 1) / 2
 
 
 class Splitter(Protocol):
@@ -63,6 +55,12 @@ class _Folds(Splitter):
         """How many pairs `split` yields."""
         return self.n_splits
 
+    def _check(self, least: int = 2) -> None:
+        """Refuse settings that are no whole numbers, or too small; the sizes of blocks are refused where they are cut."""
+        row_blocks.require_whole("n_splits", self.n_splits, least)
+        for name in ("seed", "gap"):
+            row_blocks.require_whole(name, getattr(self, name, 0), 0)
+
 
 @dataclass(frozen=True)
 class RandomSplit(_Folds):
@@ -76,7 +74,8 @@ class RandomSplit(_Folds):
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
         """Yield row numbers of the training and of the test side."""
-        _at_least_two(self.n_splits, least=1)
+        self._check(least=1)
+        _share(self.fraction)
         rows = len(X)
         test = int(np.ceil(self.fraction * rows))
         if not 0 < test < rows:
@@ -87,10 +86,46 @@ class RandomSplit(_Folds):
 
 
 @dataclass(frozen=True)
-class TimeBlockSplit(_Folds):
+class _Blocked(_Folds):
+    """Folds of whole blocks; what a splitter adds is its blocks, how they are dealt, and which rows lie too near."""
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
+        """Yield row numbers of the training and of the test side."""
+        self._check()
+        table = _table(X, groups)
+        block = self._blocks(table, groups)
+        _enough(int(block.max()) + 1, self.n_splits, self._called())
+        fold = self._deal(block)
+        for number in range(self.n_splits):
+            yield _sides(~self._near(table, fold == number), fold == number)
+
+    def _blocks(self, table: Any, groups: Any) -> Labels:
+        """Block (n,) of each row, counted from 0."""
+        raise NotImplementedError
+
+    def _called(self) -> tuple[str, str]:
+        """What the blocks are called, and what a table needs for more of them."""
+        raise NotImplementedError
+
+    def _deal(self, block: Labels) -> Labels:
+        """Fold (n,) of each row."""
+        return deal(block, self.n_splits, np.random.default_rng(self.seed))
+
+    def _order(self, blocks: int) -> Rows:
+        """All blocks in the order in which `Holdout` draws them."""
+        return np.random.default_rng(self.seed).permutation(blocks)
+
+    def _near(self, table: Any, test: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(n,) bool: the row is a test row (n,), or within the gap of one."""
+        return test
+
+
+@dataclass(frozen=True)
+class TimeBlockSplit(_Blocked):
     """Folds of blocks of consecutive days; training rows within `gap` days of a test block are left out.
 
-    Blocks count from the table's first day; every `n_splits`-th is tested together, so that a fold sees all seasons.
+    Blocks count from the table's first day; every `n_splits`-th is tested together, so that a fold sees all seasons. It reads
+    `local_date`.
 
     days : length of a block, at least ten; a last one of less than half of that belongs to the one before
     gap : days between the two sides; 0 lets neighbours touch
@@ -99,22 +134,29 @@ class TimeBlockSplit(_Folds):
     days: int = LEAST_DAYS
     gap: int = 3
 
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
-        """Yield row numbers of the training and of the test side; reads `local_date`."""
-        table = _table(X, groups)
-        day, block = _days(table), time_blocks(table, self.days)
-        _enough(np.unique(block).size, self.n_splits, f"time blocks of {self.days} days", "days")
-        fold = np.unique(block, return_inverse=True)[1] % self.n_splits
-        for number in range(self.n_splits):
-            test = fold == number
-            yield _sides(~_near_in_time(day, test, self.gap), test)
+    def _blocks(self, table: Any, groups: Any) -> Labels:
+        return row_blocks.codes(time_blocks(table, self.days))
+
+    def _called(self) -> tuple[str, str]:
+        return f"time block[s] of {self.days} days", "a longer time"
+
+    def _deal(self, block: Labels) -> Labels:
+        return block % self.n_splits
+
+    def _order(self, blocks: int) -> Rows:
+        """Spread over the whole time, from a drawn beginning."""
+        start = np.random.default_rng(self.seed).random()
+        return np.argsort((start + GOLDEN * np.arange(blocks)) % 1.0)
+
+    def _near(self, table: Any, test: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return row_blocks.near_in_time(row_blocks.local_days(table), test, self.gap)
 
 
 @dataclass(frozen=True)
-class SpaceBlockSplit(_Folds):
+class SpaceBlockSplit(_Blocked):
     """Folds of square blocks of coarse cells; training cells within `gap` cells of a test cell are left out.
 
-    Rows that have no `row` and `col` but longitude and latitude (stations) go by squares as large, in km.
+    It reads `row` and `col`. Rows that have none but longitude and latitude (stations) go by squares as large, in km.
 
     cells : side of a block in coarse cells, at least three
     gap : cells between the two sides (along row or column, whichever is more; their size in km for stations); 0 lets
@@ -124,17 +166,18 @@ class SpaceBlockSplit(_Folds):
     cells: int = LEAST_CELLS
     gap: int = 0
 
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
-        """Yield row numbers of the training and of the test side; reads `row` and `col`, or `longitude` and `latitude`."""
-        table = _table(X, groups)
-        fold = _dealt(space_blocks(table, self.cells), self.n_splits, self.seed, f"blocks of {self.cells} coarse cells")
-        for number in range(self.n_splits):
-            test = fold == number
-            yield _sides(~_near_in_space(table, test, self.gap), test)
+    def _blocks(self, table: Any, groups: Any) -> Labels:
+        return space_blocks(table, self.cells)
+
+    def _called(self) -> tuple[str, str]:
+        return f"block[s] of {self.cells} coarse cells", "a larger region"
+
+    def _near(self, table: Any, test: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return row_blocks.near_in_space(table, test, self.gap) if self.gap else test
 
 
 @dataclass(frozen=True)
-class StationBlockSplit(_Folds):
+class StationBlockSplit(_Blocked):
     """Folds of whole stations (or whatever `column` holds): no station is on both sides.
 
     column : column of the labels; where `split` gets `groups` (n,), those are taken instead
@@ -142,15 +185,16 @@ class StationBlockSplit(_Folds):
 
     column: str = "station"
 
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
-        """Yield row numbers of the training and of the test side."""
-        table = _table(X, groups)
-        labels = (
-            _column(table, self.column) if groups is None or table is groups else _known(np.asarray(groups), "groups")
-        )
-        fold = _dealt(_codes(labels), self.n_splits, self.seed, f"groups of {self.column}")
-        for number in range(self.n_splits):
-            yield _sides(fold != number, fold == number)
+    def _blocks(self, table: Any, groups: Any) -> Labels:
+        if groups is None or table is groups:
+            return row_blocks.codes(row_blocks.column(table, self.column))
+        labels = np.asarray(groups)
+        if labels.shape != (len(table),):
+            raise InputError(f"groups must be one label a row, shape ({len(table)},); got shape {labels.shape}")
+        return row_blocks.codes(row_blocks.known(labels, "groups"))
+
+    def _called(self) -> tuple[str, str]:
+        return f"group[s] of {self.column}", f"more groups of {self.column}"
 
 
 @dataclass(frozen=True)
@@ -166,16 +210,60 @@ class SpaceTimeSplit(_Folds):
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
         """Yield row numbers of the training and of the test side; reads what SpaceBlockSplit and TimeBlockSplit read."""
+        self._check()
         table = _table(X, groups)
-        space = SpaceBlockSplit(self.n_splits, self.seed, self.cells).split(table)
-        time = TimeBlockSplit(self.n_splits, self.seed, self.days, self.gap).split(table)
-        for (space_train, space_test), (time_train, time_test) in zip(space, time, strict=True):
-            train, test = np.intersect1d(space_train, time_train), np.intersect1d(space_test, time_test)
-            if not train.size or not test.size:
-                raise BlockError(
-                    f"a space-time split of {self.n_splits} folds has an empty side in {len(X)} rows; ask for fewer folds"
-                )
-            yield train, test
+        space, time = self.parts()
+        for one, other in zip(space.split(table), time.split(table), strict=True):
+            yield _both(one, other)
+
+    def parts(self) -> tuple[SpaceBlockSplit, TimeBlockSplit]:
+        """Its split of places, and that of times."""
+        space = SpaceBlockSplit(self.n_splits, self.seed, self.cells)
+        return space, TimeBlockSplit(self.n_splits, self.seed, self.days, self.gap)
+
+
+@dataclass(frozen=True)
+class Holdout(Splitter):
+    """One pair of sides: whole blocks of `folds`, drawn until they have the share of the rows nearest to `fraction`.
+
+    Blocks come in random order, those of time spread over all of it; one that would lead further away is passed over. The gap of
+    `folds` is kept; its `n_splits` counts for nothing. Of a SpaceTimeSplit `fraction` of the places in `fraction` of the time
+    are tested, and neither trains.
+
+    fraction : share of rows on the test side, 0 < fraction < 1
+    """
+
+    folds: _Blocked | SpaceTimeSplit
+    fraction: float = 0.3
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """One."""
+        return 1
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Rows, Rows]]:
+        """Yield row numbers of the training and of the test side."""
+        replace(self.folds, n_splits=2)._check()
+        _share(self.fraction)
+        table = _table(X, groups)
+        if isinstance(self.folds, SpaceTimeSplit):
+            yield _both(*(next(Holdout(part, self.fraction).split(table)) for part in self.folds.parts()))
+            return
+        block = self.folds._blocks(table, groups)
+        sizes = np.bincount(block)
+        _enough(sizes.size, 2, self.folds._called())
+        test = np.isin(block, _drawn(sizes, self.folds._order(sizes.size), self.fraction))
+        yield _sides(~self.folds._near(table, test), test)
+
+
+def _drawn(sizes: Labels, order: Rows, fraction: float) -> list[int]:
+    """Blocks of `sizes` (b,) rows, taken in `order` while that brings their rows nearer to a fraction; one at least, and not all."""
+    taken: list[int] = []
+    wanted, held = fraction * float(sizes.sum()), 0.0
+    for block in order[: sizes.size - 1]:
+        if abs(held + sizes[block] - wanted) < abs(held - wanted):
+            taken.append(int(block))
+            held += float(sizes[block])
+    return taken or [int(order[np.argmin(sizes[order])])]
 
 
 SPLITS: dict[str, type[_Folds]] = {
@@ -203,6 +291,14 @@ def make_split(how: str, **settings: Any) -> Splitter:
     return SPLITS[how](**settings)
 
 
+def hold_out(splitter: Splitter, fraction: float) -> Splitter:
+    """The splitter that holds out `fraction` of the rows once: rows of a RandomSplit, else whole blocks of `splitter`."""
+    if isinstance(splitter, RandomSplit):
+        return replace(splitter, n_splits=1, fraction=fraction)
+    assert isinstance(splitter, _Blocked | SpaceTimeSplit)
+    return Holdout(splitter, fraction)
+
+
 def inner_groups(
     table: pd.DataFrame, how: str, *, cells: int = LEAST_CELLS, days: int = LEAST_DAYS, column: str = "station"
 ) -> Labels:
@@ -216,53 +312,10 @@ def inner_groups(
     if how == "random":
         return np.arange(len(table), dtype=np.int64)
     if how == "time-block":
-        return _codes(time_blocks(table, days))
+        return row_blocks.codes(time_blocks(table, days))
     if how == "station-block":
-        return _codes(_column(table, column))
-    return _codes(space_blocks(table, cells))
-
-
-def time_blocks(table: pd.DataFrame, days: int) -> Labels:
-    """Number (n,) of each row's block of `days` local dates, from 0 on the table's first date.
-
-    A last block of less than half of `days` is part of the one before.
-    """
-    if days < LEAST_DAYS:
-        raise BlockError(f"time blocks must last at least {LEAST_DAYS} days; got {days}")
-    day = _days(table)
-    since = day - day.min()
-    whole, rest = divmod(int(since.max()) + 1, days)
-    last = whole if 2 * rest >= days or whole == 0 else whole - 1
-    return np.minimum(since // days, last)
-
-
-def space_blocks(table: pd.DataFrame, cells: int) -> Labels:
-    """Label (n,) of each row's square of `cells` by `cells` coarse cells, anchored on the grid's first cell.
-
-    Without `row` and `col`: of each row's square of as many km, in bands of latitude counted from the equator, in each from
-    180 degrees west.
-    """
-    if cells < LEAST_CELLS:
-        raise BlockError(f"space blocks must be at least {LEAST_CELLS} coarse cells wide; got {cells}")
-    if on_grid(table):
-        row, col = (_column(table, name).astype(np.int64) // cells for name in ("row", "col"))
-    else:
-        row, col = _squares(_column(table, "longitude"), _column(table, "latitude"), cells * CELL_KM)
-    return _codes((row - row.min()) * (np.ptp(col) + 1) + col - col.min())
-
-
-def on_grid(table: Any) -> bool:
-    """The table has rows and columns of a grid, and not stations' longitudes and latitudes alone."""
-    names = getattr(table, "columns", ())
-    return ("row" in names and "col" in names) or not ("longitude" in names and "latitude" in names)
-
-
-def _squares(lon: NDArray[Any], lat: NDArray[Any], side: float) -> tuple[Labels, Labels]:
-    """Band of latitude and square in it (n,), `side` km wide, of longitudes and latitudes in degrees."""
-    height = side / KM_PER_DEGREE
-    band = np.floor(lat.astype(np.float64) / height).astype(np.int64)
-    shrink = np.cos(np.deg2rad(np.clip((band + 0.5) * height, -89.0, 89.0)))
-    return band, np.floor((lon.astype(np.float64) + 180) % 360 * shrink / height).astype(np.int64)
+        return row_blocks.codes(row_blocks.column(table, column))
+    return row_blocks.codes(space_blocks(table, cells))
 
 
 def _table(X: Any, groups: Any) -> Any:
@@ -270,72 +323,33 @@ def _table(X: Any, groups: Any) -> Any:
     return groups if hasattr(groups, "columns") else X
 
 
-def _column(table: Any, name: str) -> NDArray[Any]:
-    if not hasattr(table, "columns") or name not in table.columns:
-        raise InputError(f"the split needs the table's column {name!r}; pass the sample table as X")
-    return _known(np.asarray(table[name]), name)
+def _share(fraction: Any) -> None:
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number) or not 0 < fraction < 1:
+        raise BlockError(f"fraction must be a share of the rows between 0 and 1; got {fraction!r}")
 
 
-def _known(labels: NDArray[Any], name: str) -> NDArray[Any]:
-    missing = int(pd.isna(labels).sum())
-    if labels.dtype.kind == "f":
-        missing += int(np.isinf(labels).sum())
-    if missing or not labels.size:
-        what = f"{missing} of {labels.size} rows have no {name}" if missing else "the table has no rows"
-        raise InputError(f"{what}: no split can place them; leave those rows out, or give them one")
-    return labels
-
-
-def _days(table: Any) -> Labels:
-    return _column(table, "local_date").astype("datetime64[D]").astype(np.int64)
-
-
-def _codes(labels: NDArray[Any]) -> Labels:
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-
-
-def _at_least_two(folds: int, least: int = 2) -> None:
-    if folds < least:
-        raise BlockError(f"n_splits must be at least {least}; got {folds}")
-
-
-def _enough(blocks: int, folds: int, what: str, setting: str) -> None:
-    _at_least_two(folds)
+def _enough(blocks: int, folds: int, called: tuple[str, str]) -> None:
     if blocks < folds:
-        fewer = f"ask for n_splits of 2 to {blocks}, or" if blocks > 1 else "nothing can be held out:"
+        what, more = called[0].replace("[s]", "" if blocks == 1 else "s"), called[1]
+        if blocks < 2:
+            raise BlockError(f"the table has {blocks} {what}: nothing can be held out; give a table with {more}")
+        fewer = f"2 to {blocks}" if blocks > 2 else "2"
         raise BlockError(
-            f"{folds} folds need as many blocks; the table has {blocks} {what}: {fewer} widen its {setting}"
+            f"{folds} folds need as many blocks; the table has {blocks} {what}: ask for {fewer} folds, or give a table with {more}"
         )
-
-
-def _dealt(labels: Labels, folds: int, seed: int, what: str) -> Labels:
-    """Fold (n,) of each row of labels (n,) counted from 0, dealt by `samples.deal`; BlockError where they are too few."""
-    _enough(int(labels.max()) + 1, folds, what, "region")
-    return deal(labels, folds, np.random.default_rng(seed))
-
-
-def _near_in_time(day: Labels, test: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
-    """(n,) bool: the row's day is a test row's, or within `gap` days of one."""
-    days = np.unique(day[test])
-    after = np.searchsorted(days, day - gap)
-    return (after < days.size) & (days[np.minimum(after, days.size - 1)] <= day + gap)
-
-
-def _near_in_space(table: Any, test: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
-    """(n,) bool: the row's cell is a test row's, or at most `gap` rows and columns (or as many cells' km) from one."""
-    if not on_grid(table):
-        points = chord_points(_column(table, "longitude"), _column(table, "latitude"))
-        return test | (cKDTree(points[test]).query(points)[0] <= gap * CELL_KM)
-    row, col = (_column(table, name).astype(np.int64) for name in ("row", "col"))
-    row, col = row - row.min() + gap, col - col.min() + gap
-    near = np.zeros((row.max() + gap + 1, col.max() + gap + 1), dtype=bool)
-    for i in range(-gap, gap + 1):
-        for j in range(-gap, gap + 1):
-            near[row[test] + i, col[test] + j] = True
-    return near[row, col]
 
 
 def _sides(train: NDArray[np.bool_], test: NDArray[np.bool_]) -> tuple[Rows, Rows]:
     if not train.any() or not test.any():
-        raise BlockError("a fold has an empty side: the gap takes all training rows; shorten gap or take more folds")
+        raise BlockError(
+            "a fold has an empty side: the gap takes all training rows; shorten the gap, take more folds or a longer table"
+        )
     return np.flatnonzero(train), np.flatnonzero(test)
+
+
+def _both(space: Sequence[Rows], time: Sequence[Rows]) -> tuple[Rows, Rows]:
+    """Sides that lie on their own side in space and in time."""
+    train, test = np.intersect1d(space[0], time[0]), np.intersect1d(space[1], time[1])
+    if not train.size or not test.size:
+        raise BlockError("a space-time split has an empty side; ask for fewer folds, or give a longer table")
+    return train, test

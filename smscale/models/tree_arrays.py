@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,17 @@ Arrays = dict[str, NDArray[Any]]
 #: Rows that walk one tree after another, so that a tree's nodes stay in cache.
 ROWS = 512
 LEAF = -1
+#: Arrays of a forest: one value for each node of all trees, and each tree's first node.
+NODES = {
+    "feature": np.int32,
+    "threshold": np.float32,
+    "left": np.int32,
+    "right": np.int32,
+    "value": np.float64,
+    "root": np.int64,
+}
+#: What an artefact may say; far more than any table has.
+MOST_PREDICTORS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +80,11 @@ class Linear:
             return Linear.none(predictors)
         if lacking := sorted(set(names) - set(arrays)):
             raise InputError(f"an {kind} artefact lacks '{lacking[0]}'; train and save it again")
-        parts = {name: np.asarray(arrays[name], np.float64) for name in names}
-        right = all(part.shape == (names[name],) and np.isfinite(part).all() for name, part in parts.items())
+        parts = {name: arrays[name] for name in names}
+        right = all(
+            part.shape == (names[name],) and part.dtype == np.float64 and np.isfinite(part).all()
+            for name, part in parts.items()
+        )
         if not right or not 0 <= parts["share"][0] <= 1 or (parts["low"] > parts["high"]).any():
             raise InputError(f"the linear part of an {kind} artefact is not one; train and save it again")
         slopes = (parts["coefficients"], parts["low"], parts["high"])
@@ -193,15 +208,17 @@ def forest_from(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> 
     ------
     InputError : arrays are missing, do not describe trees, or the linear part is none
     """
-    names = ("feature", "threshold", "left", "right", "value", "root")
-    types = (np.int32, np.float32, np.int32, np.int32, np.float64, np.int64)
     try:
-        parts: dict[str, Any] = {
-            name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in zip(names, types, strict=True)
-        }
-        predictors = int(meta["predictors"])
+        parts: dict[str, Any] = {name: arrays[name] for name in NODES}
+        predictors = meta["predictors"]
     except KeyError as error:
         raise InputError(f"an rf artefact lacks {error}; train and save it again") from None
+    if type(predictors) is not int or not 0 < predictors <= MOST_PREDICTORS:
+        raise InputError(f"an rf artefact has the predictors {reprlib.repr(predictors)}; train and save it again")
+    wrong = [name for name, dtype in NODES.items() if parts[name].dtype != dtype or parts[name].ndim != 1]
+    if wrong:  # another number of dimensions would be compiled for, which takes minutes
+        raise InputError(f"{', '.join(wrong)} of an rf artefact is of another type or shape; train and save it again")
+    parts = {name: np.ascontiguousarray(values) for name, values in parts.items()}
     forest = ForestPredictor(predictors, **parts, linear=Linear.from_arrays(arrays, predictors, "rf"))
     if not _are_trees(forest):
         raise InputError("the arrays of an rf artefact do not describe trees; train and save it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,23 +19,8 @@ from smscale.errors import InputError, RecipeError
 
 #: Names of the models, in the order in which they are shown.
 MODELS = ("gabp", "cnn", "rf", "xgb")
-#: What the grids of the forests may search.
-GRID_NAMES = {
-    "rf": (
-        "base", "columns", "max_depth", "max_features", "max_leaf_nodes", "max_samples", "min_samples_leaf", "min_samples_split",
-    ),
-    "xgb": (
-        "base", "columns", "max_depth", "min_child_weight", "learning_rate", "subsample", "colsample_bytree", "reg_lambda", "rounds",
-    ),
-}  # fmt: skip
-GRID_WORDS = {"base": ("mean", "ridge"), "columns": ("all", "varying")}
-#: Of a forest's settings: least whole numbers, and words.
-LEAST = {"trees": 1, "rounds": 1, "folds": 2, "candidates": 1}
-WORDS: dict[str, tuple[Any, ...]] = {
-    "how": ("grid", "random"),
-    "validation": ("blocks", "rows"),
-    "distributed": ("auto", True, False),
-}
+#: Those whose own fit is a search.
+SEARCHING = ("rf", "xgb")
 #: What a recipe's `search` may say.
 SEARCH_NAMES = ("how", "space", "candidates", "folds", "calls")
 #: Arguments that are given here, not in recipes.
@@ -88,18 +74,17 @@ def build(
     if preset not in ("best", "paper") or (preset == "paper" and not hasattr(kind, "paper")):
         raise RecipeError(f"model {name!r} has no preset {preset!r}; expected best, or paper for gabp, cnn and rf")
     model = kind.paper() if preset == "paper" else kind()  # type: ignore[attr-defined]
-    searching = name in GRID_NAMES
+    searching = name in SEARCHING
     if wanted is not None and searching:
         chosen |= _own_search(name, wanted, chosen)
     _refuse_unknown(name, chosen, model)
     if searching:
         chosen |= {"records": records, "progress": progress}
     model.set_params(**chosen, random_state=seed)
-    if hasattr(model, "_check_settings"):
-        try:
-            model._check_settings()
-        except InputError as error:
-            raise RecipeError(f"models.{name}: {error}") from None
+    try:
+        _check_values(name, model)
+    except InputError as error:
+        raise RecipeError(f"models.{name}: {error}") from None
     if wanted is not None and not searching:
         return _searched(name, wanted, model, seed, records, progress)
     return model
@@ -169,11 +154,25 @@ def _refuse_unknown(name: str, chosen: Mapping[str, Any], model: Any, where: str
     if unknown := sorted(map(str, set(chosen) - set(known))):
         prefix = f"model {name!r}" if where == f"models.{name}" else where
         raise RecipeError(f"{prefix} has no setting {', '.join(unknown)}; it takes {', '.join(known)}")
-    hints = typing.get_type_hints(type(model).__init__)
+    # a dataclass has the hints of its constructor as its own, each to be read in the module that states it
+    hints = typing.get_type_hints(type(model) if dataclasses.is_dataclass(model) else type(model).__init__)
     for key, value in chosen.items():
         if key != "grid" and not _fits(hints[key], value):
             raise RecipeError(f"{where}.{key}: found {value!r}, expected {_in_words(hints[key])}")
-        _refuse_out_of_range(name, where, key, value)
+
+
+def _check_values(name: str, model: Any) -> None:
+    """Raise InputError for values that the model's own `fit` would refuse."""
+    if name in SEARCHING:
+        model.check_settings()
+    elif name == "gabp":
+        from smscale.models import gabp_settings
+
+        gabp_settings.check(model.get_params(deep=False))
+    else:
+        from smscale.models import cnn_settings
+
+        cnn_settings.check(model.get_params(deep=False))
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -207,24 +206,6 @@ def _in_words(hint: Any) -> str:
         return "keys and values"
     known = {type(None): "nothing", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return known.get(hint, "")
-
-
-def _refuse_out_of_range(model: str, where: str, key: str, value: Any) -> None:
-    """Of a forest: numbers that are too small, unknown words, a grid that is none."""
-    least = LEAST.get(key) if model in GRID_NAMES else None
-    if least is not None and value < least:
-        raise RecipeError(f"{where}.{key}: found {value!r}, expected at least {least}")
-    if model in GRID_NAMES and key in WORDS and value not in WORDS[key]:
-        raise RecipeError(f"{where}.{key}: found {value!r}, expected {' or '.join(map(str, WORDS[key]))}")
-    if key == "grid" and value is not None:
-        if not isinstance(value, Mapping) or not value or not _are_lists(value):
-            raise RecipeError(f"{where}.grid: found {value!r}, expected lists of values by name")
-        known = GRID_NAMES[model]
-        if unknown := sorted(map(str, set(value) - set(known))):
-            raise RecipeError(f"{where}.grid: {', '.join(unknown)} is unknown; expected among {', '.join(known)}")
-        for name, words in GRID_WORDS.items():
-            if wrong := [word for word in value.get(name, ()) if word not in words]:
-                raise RecipeError(f"{where}.grid.{name}: found {wrong[0]!r}, expected {' or '.join(words)}")
 
 
 def _estimator(name: str) -> type[Any]:

@@ -52,8 +52,8 @@ class Training:
 
     def sides(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the training and of the validation side."""
-        splitter = _splitter(self.split, self.split.validation, max(2, round(1 / self.split.fraction)), self.seed)
-        return next(iter(splitter.split(table)))
+        blocks = _splitter(self.split, self.split.validation, 2, self.seed)
+        return next(iter(splits.hold_out(blocks, self.split.fraction).split(table)))
 
     def seen_by(self, name: str) -> tuple[Training, pd.DataFrame]:
         """What a model trains on: the samples, and of a patch network the coarse cells around each as further predictors."""
@@ -147,7 +147,7 @@ def train(run: Run) -> dict[str, Any]:
     """Fit every model on the training side; the report has validation scores, inner scores and the best by those."""
     recipe = run.recipe
     fingerprint = store.fingerprint(
-        "train", 2, run.upstream("match"), recipe.part("predictors", "table", "split", "models", "seed")
+        "train", 3, run.upstream("match"), recipe.part("predictors", "table", "split", "models", "seed")
     )
 
     def work() -> dict[str, Any]:
@@ -163,8 +163,7 @@ def train(run: Run) -> dict[str, Any]:
             for i, task in enumerate(compared)
         ]
         results |= run.blocks("train", [*tasks, *folds])
-        found = [(task, results[block.key]) for task, block in zip(compared, folds, strict=True)]
-        scored = _scored(recipe, predictions_of(how, table, found)) if found else pd.DataFrame()
+        scored = _scored(recipe, [results[task.key] for task in folds]) if folds else pd.DataFrame()
         _write_scores(run, scored)
         return {**_report(how, table, results, scored), "blocks": line, "files": sealed(run.workspace, "models")}
 
@@ -187,7 +186,7 @@ def _refuse_too_few(how: Training, table: pd.DataFrame) -> None:
         if "region" in how.provenance:
             more = "lengthen the period, widen the region or lower match.min_lst_valid_fraction"
         raise InputError(
-            f"{len(table)} samples are too few to train on: {known} train, at least {least} must (split.inner_folds {how.split.inner_folds}), "
+            f"{len(table)} sample{'s' * (len(table) != 1)} {'are' if len(table) != 1 else 'is'} too few to train on: {known} train, at least {least} must (split.inner_folds {how.split.inner_folds}), "
             f"{unseen} validate; {more}"
         )
 
@@ -260,31 +259,17 @@ def inner_task(how: Training, name: str) -> dict[str, Any]:
 
 
 def split_task(how: Training, i: int) -> dict[str, Any]:
-    """Predictions of one model on one fold of one split: the i-th that the recipe compares, made again from the table."""
+    """The tally of one model on one fold of one split: the i-th that the recipe compares, made again from the table."""
     task = how.compared(how.workspace.samples)[i]
     seen, table = (how, how.workspace.samples) if task.model in selection.BASELINES else how.seen_by(task.model)
-    found = selection.run_task(task, table, list(seen.predictors), how.target, how.blocks)
-    return {"estimate": found["estimate"].tolist(), "seconds": float(found["fit_seconds"].iloc[0])}
+    return selection.tally(selection.run_task(task, table, list(seen.predictors), how.target, how.blocks))
 
 
-def predictions_of(
-    how: Training, table: pd.DataFrame, found: Sequence[tuple[selection.Task, Mapping[str, Any]]]
-) -> list[pd.DataFrame]:
-    """What `selection.score_table` takes, from what `split_task`s gave."""
-    predictions = []
-    for task, result in found:
-        columns = {"model": task.model, "split": task.split, "fold": task.fold, "row": task.test}
-        values = {"reference": how.values(table.iloc[task.test]), "estimate": result["estimate"]}
-        columns["unseen"] = selection.unseen_classes(table.iloc[task.train], table.iloc[task.test], how.predictors)
-        predictions.append(pd.DataFrame({**columns, **values, "fit_seconds": result["seconds"]}))
-    return predictions
-
-
-def _scored(recipe: Recipe, predictions: list[pd.DataFrame]) -> pd.DataFrame:
+def _scored(recipe: Recipe, tallies: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The table of every model under every split; beside it the paper's figures, where they are of the same target."""
     if recipe.table is not None:
-        return selection.score_table(predictions)
-    return selection.split_table(predictions).dropna(axis=1, how="all")
+        return selection.score_table(tallies)
+    return selection.split_table(tallies).dropna(axis=1, how="all")
 
 
 def _write_scores(run: Run, scored: pd.DataFrame) -> None:
