@@ -11,7 +11,7 @@ from smscale.errors import InputError
 from smscale.kernels import lm_network
 from smscale.models.blend import Blend, blend
 from smscale.models.gabp_folds import Member
-from smscale.models.ridge import held_out_lines
+from smscale.models.ridge import PENALTIES, held_out_lines
 from smscale.models.samples import LARGEST, Floats, Fold, Rows, Samples
 
 
@@ -70,12 +70,15 @@ def judged(samples: Samples, bench: Bench, trained: lm_network.Training, network
     return blend(estimates[:, rows], bench.line[rows], y[rows], weight[rows], group[rows], len(networks), share)
 
 
-def held_out_line(samples: Samples, folds: Sequence[Fold], penalty: float) -> Floats:
-    """What the ridge regressions of the folds' training rows say of the rows held out; NaN for rows always trained on."""
+def held_out_line(samples: Samples, folds: Sequence[Fold], shares: Floats) -> Floats:
+    """What ridge regressions of the folds' training rows say of the rows held out; NaN for rows always trained on.
+
+    shares : of each of `PENALTIES` in what they say together
+    """
     total, times = np.zeros((2, len(samples.y)))
-    lines = held_out_lines(samples.X, samples.y, samples.weight, folds, penalty)
+    lines = held_out_lines(samples.X, samples.y, samples.weight, folds, PENALTIES)
     for (_, held), line in zip(folds, lines, strict=True):
-        total[held] += line.at(samples.X[held])
+        total[held] += line.at(samples.X[held]) @ shares
         times[held] += 1
     return np.where(times > 0, total / np.maximum(times, 1), np.nan)
 

@@ -19,7 +19,7 @@ from smscale.models.gabp_genetics import Evolved, Search, evolve
 from smscale.models.gabp_kept import Kept, kept_in
 from smscale.models.gabp_machine import Machine
 from smscale.models.restarts import Restarts
-from smscale.models.ridge import ridge_coefficients, ridge_penalty
+from smscale.models.ridge import PENALTIES, penalty_shares, ridge_coefficients
 from smscale.models.samples import Floats, Fold, Samples
 
 #: Why a network ended that Lightning did not let go on: `max_time`, or a callback.
@@ -75,13 +75,13 @@ def learn(samples: Samples, deviation: float, plan: Plan, seed: int) -> Learned:
     evolved = _evolved(samples, folds, plan, seed, kept)
     members = members_of(samples.group, folds, [result.starts for result in evolved], plan.partitions, seed)
     trained = _trained(_restarts(samples, members, plan), variance, plan.machine, kept)
-    penalty = ridge_penalty(*samples, seed) if plan.ridge else np.inf
-    line = held_out_line(samples, folds, penalty)
+    shares = penalty_shares(*samples, seed) if plan.ridge else np.zeros(PENALTIES.size)
+    line = held_out_line(samples, folds, shares)
     seats = plan.partitions.repeats * plan.partitions.restarts
     bench = Bench(members, seats, line, plan.ridge, plan.partitions.judges)
     chosen = choose(samples, bench, trained, plan.decays)
     share = 0.0 if constant else chosen.blend.share
-    coefficients = ridge_coefficients(samples.X, samples.y, samples.weight, penalty)
+    coefficients = ridge_coefficients(samples.X, samples.y, samples.weight, PENALTIES) @ shares
     network = mean_network(trained.best[chosen.networks], k, share, coefficients)
     network["w1"][is_constant(samples.X)] = 0.0
     check_finite(network)

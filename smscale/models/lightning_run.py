@@ -66,7 +66,7 @@ def trainer_for(accelerator: str, devices: Any, epochs: int, options: Mapping[st
         return lightning.Trainer(
             accelerator=accelerator, devices=devices, max_epochs=epochs, use_distributed_sampler=False, **options
         )
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+    except (AttributeError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise InputError(
             f"Lightning refuses accelerator={accelerator!r}, devices={devices!r} or trainer_options: {one_line(error)}"
         ) from error

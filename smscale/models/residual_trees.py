@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from smscale.errors import InputError
 from smscale.models.fit_records import one_thread
-from smscale.models.ridge import ridge_coefficients, ridge_penalty
+from smscale.models.ridge import PENALTIES, penalty_shares, ridge_coefficients
 from smscale.models.samples import (
     Floats,
     Labels,
@@ -47,9 +47,6 @@ COLUMNS = ("all", "varying")
 CHOICES: Grid = {"base": ("ridge",), "columns": COLUMNS}
 #: Parameters of trees that change where they grow, not what they are.
 NOT_SEARCHED = {"random_state", "n_jobs", "verbose", "warm_start"}
-#: Ours: the ridge's penalty is chosen on so many folds of whole groups: with a few dozen groups that leaves one out at a time,
-#: where the luck of five folds moved the penalty tenfold.
-PENALTY_FOLDS = 50
 #: Ours: a predictor of whose variance less lies within groups tells the groups apart.
 WITHIN = 0.15
 #: Ours: the share of the trees is its least-squares estimate less so many standard errors: where trees help by luck alone,
@@ -127,7 +124,7 @@ class ResidualTrees(RegressorMixin, BaseEstimator):
 
 
 def linear_part(samples: Samples, ridge: bool, share: float, seed: int) -> Linear:
-    """The weighted mean, or a ridge regression whose penalty is chosen on whole groups, in the predictors' own units.
+    """The weighted mean, or a ridge regression whose penalties whole groups weigh, in the predictors' own units.
 
     In one thread: the last bits of BLAS follow their number, and the trees would follow those.
 
@@ -140,7 +137,7 @@ def linear_part(samples: Samples, ridge: bool, share: float, seed: int) -> Linea
     with one_thread():
         scaling = scaling_of(samples)
         x, y, weight, group = standardised(samples, scaling)
-        slopes = ridge_coefficients(x, y, weight, ridge_penalty(x, y, weight, group, seed, PENALTY_FOLDS))
+        slopes = ridge_coefficients(x, y, weight, PENALTIES) @ penalty_shares(x, y, weight, group, seed)
         slopes = slopes * scaling.target_scale / scaling.scale
         intercept = float(scaling.target_mean - slopes @ scaling.mean)
     return Linear(intercept, slopes, samples.X.min(axis=0), samples.X.max(axis=0), share)
