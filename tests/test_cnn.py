@@ -21,8 +21,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from smscale.errors import InputError
 from smscale.models.cnn import BLOCKS, CNNRegressor, _blocks, _shrinkage, cnn_from_arrays, cnn_to_arrays
-from smscale.models.cnn_layers import ROWS
-from smscale.models.patch import neighbourhood, patch_columns, patch_offsets
+from smscale.models.cnn.layers import ROWS
+from smscale.models.cnn.patch import neighbourhood, patch_columns, patch_offsets
 from smscale.models.ridge import PENALTIES, ridge_coefficients, ridge_penalty
 from smscale.models.samples import inner_split, merge_rows
 
@@ -75,7 +75,7 @@ def test_import_of_module_does_not_load_torch() -> None:
 def test_numpy_prediction_equals_torch_for_any_number_of_predictors(predictors: int, patch: int, members: int) -> None:
     import torch
 
-    from smscale.models.cnn_lightning import Network, Settings
+    from smscale.models.cnn.lightning import Network, Settings
 
     settings = Settings(patch**2, (3, 5, 4, 6), 0.5, 0.01, 0.0, 0.0, 32, 1, 0, seed=1)
     network = Network(predictors, members, settings).eval()
@@ -117,7 +117,7 @@ def test_prediction_in_float64_does_not_depend_on_a_rows_place(fitted: CNNRegres
 def test_convolution_groups_keep_the_members_apart() -> None:
     import torch
 
-    from smscale.models.cnn_lightning import Network, Settings
+    from smscale.models.cnn.lightning import Network, Settings
 
     network = Network(6, 3, Settings(1, (2, 3, 4, 5), 0.0, 0.01, 0.0, 0.0, 32, 1, 0, seed=1)).eval()
     torch.nn.init.ones_(network.dense.weight)
@@ -173,7 +173,7 @@ def test_blocks_lie_inside_one_fold_and_are_few() -> None:
 
 def shrinkage_of(products: np.ndarray, squares: np.ndarray, folds: list[int]) -> float:
     """`_shrinkage` of blocks of one row each, whose fold is given."""
-    from smscale.models.cnn_lightning import Lesson
+    from smscale.models.cnn.lightning import Lesson
 
     rows = len(folds)
     held = np.zeros((rows, max(folds) + 1), np.float32)
@@ -350,7 +350,7 @@ def test_checkpoint_of_other_data_or_settings_is_not_taken(tmp_path: Path) -> No
 
 
 def test_checkpoint_of_other_libraries_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from smscale.models import cnn_lightning
+    from smscale.models.cnn import lightning as cnn_lightning
 
     X, y = made(60)
     CNNRegressor(random_state=0, checkpoint=tmp_path, **FAST).fit(X, y)
@@ -425,7 +425,7 @@ def test_two_processes_take_the_steps_of_one_and_hand_the_result_back(tmp_path: 
 
 
 def test_processes_share_every_batch_without_loss() -> None:
-    from smscale.models.cnn_lightning import Settings, Shuffled
+    from smscale.models.cnn.lightning import Settings, Shuffled
 
     settings = Settings(1, (2, 2, 2, 2), 0.0, 0.01, 0.0, 0.0, 8, 1, 0, seed=3)
     parts = [Shuffled(43, settings, rank, 2) for rank in (0, 1)]

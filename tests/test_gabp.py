@@ -26,12 +26,14 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from smscale.errors import InputError
 from smscale.kernels import ga
-from smscale.models import gabp_choice, gabp_kept, gabp_plan
 from smscale.models.gabp import GABPRegressor
-from smscale.models.gabp_choice import Bench
-from smscale.models.gabp_folds import Member
-from smscale.models.gabp_machine import Machine
-from smscale.models.network import ARRAYS, fold, gabp_to_arrays
+from smscale.models.gabp import choice as gabp_choice
+from smscale.models.gabp import kept as gabp_kept
+from smscale.models.gabp import plan as gabp_plan
+from smscale.models.gabp.choice import Bench
+from smscale.models.gabp.folds import Member
+from smscale.models.gabp.machine import Machine
+from smscale.models.gabp.network import ARRAYS, fold, gabp_to_arrays
 from smscale.models.samples import Samples, inner_folds
 
 QUICK: dict[str, Any] = {
@@ -326,7 +328,7 @@ PROCESSES = """
 import hashlib, os, sys
 import numpy as np
 from smscale.models.gabp import GABPRegressor
-from smscale.models.network import ARRAYS
+from smscale.models.gabp.network import ARRAYS
 
 if __name__ == "__main__":
     x = np.random.default_rng(0).normal(size=(120, 3))

@@ -11,7 +11,7 @@ import xarray as xr
 from smscale import config, pipeline
 from smscale.errors import RecipeError
 from smscale.models import load_model
-from smscale.models.patch import own_name, patch_columns, patch_offsets
+from smscale.models.cnn.patch import own_name, patch_columns, patch_offsets
 from smscale.pipeline import surroundings
 from smscale.schema import LAND_COVER_FILL
 from smscale.workspace import Workspace

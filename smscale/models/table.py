@@ -52,7 +52,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "gabp": Kind("smscale.models.network", ("GABPRegressor",)),
+    "gabp": Kind("smscale.models.gabp.network", ("GABPRegressor",)),
     "cnn": Kind("smscale.models.cnn", ("CNNRegressor",)),
     "rf": Kind("smscale.models.forests", ("RandomForestRegressor", "TunedForest")),
     "xgb": Kind("smscale.models.boosting", ("XGBRegressor", "BoostedTrees", "TunedXGB")),

@@ -166,11 +166,11 @@ def _check_values(name: str, model: Any) -> None:
     if name in SEARCHING:
         model.check_settings()
     elif name == "gabp":
-        from smscale.models import gabp_settings
+        from smscale.models.gabp import settings as gabp_settings
 
         gabp_settings.check(model.get_params(deep=False))
     else:
-        from smscale.models import cnn_settings
+        from smscale.models.cnn import settings as cnn_settings
 
         cnn_settings.check(model.get_params(deep=False))
 

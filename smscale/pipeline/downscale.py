@@ -16,7 +16,7 @@ from smscale import schema, store
 from smscale.blocks import Task
 from smscale.grid import Grid
 from smscale.models import Predictor, load_model
-from smscale.models.patch import own_name
+from smscale.models.cnn.patch import own_name
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
 from smscale.pipeline.surroundings import Surroundings

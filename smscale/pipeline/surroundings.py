@@ -17,7 +17,7 @@ from smscale import schema
 from smscale.errors import InputError, RecipeError
 from smscale.features.match import coarse_field
 from smscale.grid import Grid, grid_of
-from smscale.models.patch import around, neighbourhood, patch_columns
+from smscale.models.cnn.patch import around, neighbourhood, patch_columns
 from smscale.workspace import Workspace
 
 #: Steps of the coarse cube that are held at once.
@@ -32,7 +32,7 @@ def patch_of(name: str, settings: Mapping[str, Any]) -> int:
 
 
 def widened(workspace: Workspace, table: pd.DataFrame, predictors: Sequence[str], patch: int) -> pd.DataFrame:
-    """The samples with the predictors of the coarse cells around each: columns of `models.patch.patch_columns`.
+    """The samples with the predictors of the coarse cells around each: columns of `models.cnn.patch.patch_columns`.
 
     They come from the coarse cube, which knows cells that gave no sample; a table of one's own is its own neighbourhood.
     """

@@ -15,7 +15,7 @@ from smscale.blocks import Task
 from smscale.config import Recipe, Split
 from smscale.errors import InputError
 from smscale.models import correlation, save_model, selection, splits, zoo
-from smscale.models.patch import own_name, patch_columns
+from smscale.models.cnn.patch import own_name, patch_columns
 from smscale.models.record import unit_of
 from smscale.pipeline import surroundings
 from smscale.pipeline.plain import plain, records

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from smscale.errors import InputError
 from smscale.kernels import ga
-from smscale.models.gabp_genetics import Evolved
+from smscale.models.gabp.genetics import Evolved
 from smscale.models.record import versions
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from smscale.errors import InputError
 from smscale.kernels import lm_network
 from smscale.models.blend import Blend, blend
-from smscale.models.gabp_folds import Member
+from smscale.models.gabp.folds import Member
 from smscale.models.ridge import PENALTIES, held_out_lines
 from smscale.models.samples import LARGEST, Floats, Fold, Rows, Samples
 

@@ -94,6 +94,6 @@ def _together(given: Mapping[str, Any]) -> Iterable[str]:
     if given["restarts"] > given["population"]:
         yield f"restarts must not exceed population, got {given['restarts']} of {given['population']}"
     if given["trainer_options"] and given["engine"] == "lightning":
-        from smscale.models import gabp_lightning
+        from smscale.models.gabp import lightning
 
-        yield from gabp_lightning.refused(given["trainer_options"])
+        yield from lightning.refused(given["trainer_options"])

@@ -23,8 +23,8 @@ from smscale.errors import InputError
 from smscale.kernels import lm, lm_network
 from smscale.kernels.ga import cpus
 from smscale.models import lightning_run
-from smscale.models.gabp_kept import Kept
-from smscale.models.restarts import Restarts
+from smscale.models.gabp.kept import Kept
+from smscale.models.gabp.restarts import Restarts
 from smscale.models.samples import Rows
 
 #: Trainer arguments unless the caller gives others.

@@ -21,12 +21,12 @@ from threadpoolctl import threadpool_limits
 
 from smscale.errors import InputError
 from smscale.kernels import lm, lm_network
-from smscale.models import gabp_settings
-from smscale.models.gabp_folds import Partitions
-from smscale.models.gabp_genetics import Search
-from smscale.models.gabp_machine import Machine, machine_of
-from smscale.models.gabp_plan import Entry, Plan, learn
-from smscale.models.network import UNBOUNDED, fold
+from smscale.models.gabp import settings as gabp_settings
+from smscale.models.gabp.folds import Partitions
+from smscale.models.gabp.genetics import Search
+from smscale.models.gabp.machine import Machine, machine_of
+from smscale.models.gabp.network import UNBOUNDED, fold
+from smscale.models.gabp.plan import Entry, Plan, learn
 from smscale.models.samples import (
     Samples,
     by_appearance,

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from smscale.kernels import ga, lm, lm_network
-from smscale.models import gabp_kept
-from smscale.models.gabp_choice import Bench, check_finite, choose, held_out_line, mean_network
-from smscale.models.gabp_folds import Member, Partitions, fold_by_fold, folds_of, members_of
-from smscale.models.gabp_genetics import Evolved, Search, evolve
-from smscale.models.gabp_kept import Kept, kept_in
-from smscale.models.gabp_machine import Machine
-from smscale.models.restarts import Restarts
+from smscale.models.gabp import kept as gabp_kept
+from smscale.models.gabp.choice import Bench, check_finite, choose, held_out_line, mean_network
+from smscale.models.gabp.folds import Member, Partitions, fold_by_fold, folds_of, members_of
+from smscale.models.gabp.genetics import Evolved, Search, evolve
+from smscale.models.gabp.kept import Kept, kept_in
+from smscale.models.gabp.machine import Machine
+from smscale.models.gabp.restarts import Restarts
 from smscale.models.ridge import PENALTIES, penalty_shares, ridge_coefficients
 from smscale.models.samples import Floats, Fold, Samples
 
@@ -146,11 +146,9 @@ def _trained(restarts: Restarts, variance: float, machine: Machine, kept: Kept |
     threads = machine.threads(len(restarts.y))
     if machine.engine == "numpy":
         return restarts.trained(threads)
-    from smscale.models import gabp_lightning
+    from smscale.models.gabp import lightning
 
-    return gabp_lightning.train(
-        restarts, variance, threads, machine.accelerator, machine.devices, machine.options, kept
-    )
+    return lightning.train(restarts, variance, threads, machine.accelerator, machine.devices, machine.options, kept)
 
 
 def _entries(trace: Floats, variance: float) -> list[Entry]:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from smscale.errors import InputError
 from smscale.models import lightning_run
-from smscale.models.cnn_layers import CONVOLUTIONS, KERNEL, Arrays, Floats, Singles, pooled_length
+from smscale.models.cnn.layers import CONVOLUTIONS, KERNEL, Arrays, Floats, Singles, pooled_length
 from smscale.models.record import versions
 
 #: Rows of a validation batch: bounds memory only.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from smscale.errors import InputError
-from smscale.models.cnn_layers import GROUPS
+from smscale.models.cnn.layers import GROUPS
 from smscale.models.setting_kinds import are_devices, is_real, is_whole
 
 VALIDATIONS = ("blocks", "rows")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smscale.kernels import ga
-from smscale.models.gabp_machine import Machine
+from smscale.models.gabp.machine import Machine
 from smscale.models.samples import Fold, Rows, Samples
 
 Progress = Callable[[int, float], None]

@@ -3,7 +3,7 @@
 The paper trains one network. By default several are trained, one per inner fold, each stopped on the fold that it has not
 seen; they learn what a ridge regression leaves, and the share of them that the inner folds approve is added to it.
 
-Training (torch, Lightning) lies in `cnn_lightning` and is imported by `fit` and `partial_fit` alone.
+Training (torch, Lightning) lies in `lightning` and is imported by `fit` and `partial_fit` alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 from smscale.errors import InputError
 from smscale.grid import EASE2_GRIDS
 from smscale.models.blend import PRICE
-from smscale.models.cnn_layers import Arrays, CNNPredictor, Singles, cnn_from_arrays
-from smscale.models.cnn_settings import check
+from smscale.models.cnn.layers import Arrays, CNNPredictor, Singles, cnn_from_arrays
+from smscale.models.cnn.settings import check
 from smscale.models.ridge import PENALTIES, Line, held_out_lines, penalty_shares, ridge_coefficients
 from smscale.models.samples import (
     Floats,
@@ -43,7 +43,7 @@ from smscale.models.samples import (
 )
 
 if TYPE_CHECKING:
-    from smscale.models import cnn_lightning
+    from smscale.models.cnn import lightning
 
 __all__ = ["CNNPredictor", "CNNRegressor", "ReceptiveField", "cnn_from_arrays", "cnn_to_arrays"]
 
@@ -89,7 +89,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         space) or "rows" (at random)
     validation_fraction : with one member, share of the rows that stop it
     patch : 1, or the odd side of the square of coarse cells around a cell that a row describes; the columns are then those of
-        `models.patch.patch_columns`: k of the centre, k of each neighbour
+        `models.cnn.patch.patch_columns`: k of the centre, k of each neighbour
     accelerator : "auto" (CUDA where there is a device, else the CPU) or one of Lightning's
     devices : Lightning's; several share each batch, by default in processes of their own that hand the result back (a
         script then needs `if __name__ == "__main__":`); "auto" is one
@@ -110,7 +110,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
 
     #: Settings of `paper()` that the paper does not publish.
     PAPER_ASSUMED = ("filters", "dropout", "learning_rate", "batch_size")
-    _pupil: cnn_lightning.Pupil | None = None
+    _pupil: lightning.Pupil | None = None
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         InputError : fewer than two distinct rows, a setting out of range, groups of another length, columns that are no
             patches, or a training that diverged.
         """
-        from smscale.models import cnn_lightning
+        from smscale.models.cnn import lightning
 
         check(self.get_params(deep=False))
         table, values, weight = self._checked(X, y, sample_weight, reset=True)
@@ -200,7 +200,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             folds, lines = self._folds(standard, seed)
             lesson = _lesson(standard, folds, lines)
             settings = self._training_settings(len(standard.y), seed)
-            found = cnn_lightning.train(lesson, settings, self._machine())
+            found = lightning.train(lesson, settings, self._machine())
             self._keep(found, lesson, start, lines)
         self._pupil = None
         return self
@@ -219,7 +219,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         ------
         InputError : as `fit`.
         """
-        from smscale.models import cnn_lightning
+        from smscale.models.cnn import lightning
 
         check(self.get_params(deep=False))
         pupil = self._pupil
@@ -230,7 +230,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
                 labels = group_labels(groups, len(table))
                 self._begin(merge_rows(table, values, weight, labels), groups is not None, seed)
                 settings = self._training_settings(len(values), seed)
-                self._pupil = pupil = cnn_lightning.Pupil(table.shape[1], self.members, settings)
+                self._pupil = pupil = lightning.Pupil(table.shape[1], self.members, settings)
             used = weight > 0
             rows, left = self._left(table[used], values[used])
             share = (weight[used] / weight[used].mean()).astype(np.float32)
@@ -262,7 +262,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         if table.shape[1] % self.patch**2:
             raise InputError(
                 f"CNNRegressor: patch={self.patch} needs {self.patch**2} columns for each predictor; "
-                f"got {table.shape[1]} columns (models.patch.neighbourhood builds them)"
+                f"got {table.shape[1]} columns (models.cnn.patch.neighbourhood builds them)"
             )
         return table, values, weight
 
@@ -300,9 +300,7 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         lines = held_out_lines(X, y, weight, folds, PENALTIES)
         return folds, [Line(line.slopes @ shares, line.level @ shares) for line in lines]
 
-    def _keep(
-        self, found: cnn_lightning.Trained, lesson: cnn_lightning.Lesson, start: Arrays, lines: list[Line]
-    ) -> None:
+    def _keep(self, found: lightning.Trained, lesson: lightning.Lesson, start: Arrays, lines: list[Line]) -> None:
         variance = float(start["target"][1]) ** 2
         self.shrinkage_ = _shrinkage(found.sums, lesson) if self.ridge else 1.0
         held = lesson.held.astype(np.float64)
@@ -341,12 +339,12 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
         self.arrays_ = start | arrays | {"dense_weight": dense, "dense_bias": bias}
         self._predictor = cnn_from_arrays(self.arrays_)
 
-    def _training_settings(self, rows: int, seed: int) -> cnn_lightning.Settings:
-        from smscale.models import cnn_lightning
+    def _training_settings(self, rows: int, seed: int) -> lightning.Settings:
+        from smscale.models.cnn import lightning
 
         batch = self.batch_size or int(np.clip(rows // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
         # NumPy's numbers are none to Lightning, nor the same to a checkpoint's name.
-        return cnn_lightning.Settings(
+        return lightning.Settings(
             cells=int(self.patch) ** 2,
             filters=tuple(int(width) for width in self.filters),
             dropout=float(self.dropout),
@@ -359,15 +357,15 @@ class CNNRegressor(RegressorMixin, BaseEstimator):
             seed=seed,
         )
 
-    def _machine(self) -> cnn_lightning.Machine:
-        from smscale.models import cnn_lightning
+    def _machine(self) -> lightning.Machine:
+        from smscale.models.cnn import lightning
 
         folder = None if self.checkpoint is None else Path(self.checkpoint)
-        return cnn_lightning.Machine(self.accelerator, self.devices, self.trainer_options or {}, folder)
+        return lightning.Machine(self.accelerator, self.devices, self.trainer_options or {}, folder)
 
 
-def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], lines: list[Line]) -> cnn_lightning.Lesson:
-    from smscale.models import cnn_lightning
+def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], lines: list[Line]) -> lightning.Lesson:
+    from smscale.models.cnn import lightning
 
     X, y, weight, group = standard
     learnt, held = np.zeros((2, y.size, len(folds)), np.float32)
@@ -375,10 +373,10 @@ def _lesson(standard: Samples, folds: list[tuple[Rows, Rows]], lines: list[Line]
         learnt[training, member] = weight[training]
         held[validation, member] = weight[validation]
     left = np.column_stack([y - line.at(X) for line in lines]).astype(np.float32)
-    return cnn_lightning.Lesson(X.astype(np.float32), left, learnt, held, _blocks(group, folds))
+    return lightning.Lesson(X.astype(np.float32), left, learnt, held, _blocks(group, folds))
 
 
-def _shrinkage(sums: Floats, lesson: cnn_lightning.Lesson) -> float:
+def _shrinkage(sums: Floats, lesson: lightning.Lesson) -> float:
     """The factor, 0 to 1, on the networks' mean that leaves least of the target on rows unseen.
 
     Of one network on held-out rows it is s = sum(v r) / sum(v v). A network at the epoch that is best on its fold looks better
