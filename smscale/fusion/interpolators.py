@@ -29,7 +29,7 @@ from smscale.fusion.coordinates import (
     target_points,
 )
 from smscale.fusion.variogram import Variogram, fit_points
-from smscale.kernels import idw, kriging
+from smscale.kernels import idw, kriging, smooth_sums
 from smscale.kernels.sphere import COLOCATED, pair_distance
 
 Floats = NDArray[np.float64]
@@ -98,11 +98,14 @@ class _Interpolator:
         lon, lat, elevation = as_grid(lon, lat, elevation)
         shape = (lat.size, lon.size) if self.single_ else (self.values_.shape[1], lat.size, lon.size)
         out = as_output(out, shape)
-        table = out[None] if self.single_ else out
+        self._fill(out[None] if self.single_ else out, lon, lat, elevation)
+        return out
+
+    def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
+        """The field into (t, lat, lon)."""
         for rows in row_tiles(lat.size, lon.size, self._width(), TILE_NUMBERS):
             targets = grid_points(lon, lat, elevation, rows, self.vertical_scale)
             table[:, rows] = self._in_tiles(targets).reshape(table.shape[0], -1, lon.size)
-        return out
 
 
 class Kriging(_Interpolator):
@@ -241,6 +244,15 @@ class Kriging(_Interpolator):
 
     def _near(self) -> int:
         return len(self.points_) if self.neighbours is None else self.neighbours
+
+    def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
+        if self.neighbours is not None or self.vertical_scale is not None or not smooth_sums.suits(lon, lat):
+            super()._fill(table, lon, lat, elevation)
+            return
+        kink = self.variogram_.range if self.variogram_.model == "spherical" else np.inf
+        scale = float(np.nanmax(np.abs(self.values_), initial=0.0))
+        sources = smooth_sums.Sources(self.points_, self.coefficients_, self.mean_, self._covariance, kink, scale)
+        smooth_sums.fill(table, lon, lat, sources)
 
     def predict(self, coords: ArrayLike, return_variance: bool = False) -> Any:
         """The field at points.
