@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from smscale.errors import InputError
-from smscale.models.cnn import BLOCKS, CNNRegressor, _blocks, _shrinkage, cnn_from_arrays, cnn_to_arrays
+from smscale.models.cnn import CNNRegressor, cnn_from_arrays, cnn_to_arrays
+from smscale.models.cnn.estimator import BLOCKS, _blocks, _shrinkage
 from smscale.models.cnn.layers import ROWS
 from smscale.models.cnn.patch import neighbourhood, patch_columns, patch_offsets
 from smscale.models.ridge import PENALTIES, ridge_coefficients, ridge_penalty
