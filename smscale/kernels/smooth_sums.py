@@ -24,12 +24,14 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Covariance = Callable[[Floats], Floats]
 
-#: Nodes along each side of a tile, and cells, about: what is far is then within 3e-7 of the largest residual.
-NODES, CELLS = 14, 50
+#: Nodes along each side of a tile, and cells, about: what is far is then within 4e-7 of the field, as float32 sums are.
+NODES, CELLS = 12, 50
 #: A point is far from a tile from so many half diagonals of it on, from its middle.
 FAR = 1.5
 #: Columns of the grid that are finished at once: bounds memory.
 COLUMNS = 2048
+#: Columns of coefficients that are finished at once: a strip of them stays in cache while near points are added.
+SLAB = 16
 #: Far sums so many times as large as the field cancel against near ones: float32 would show it.
 CANCELLING = 4.0
 
@@ -87,14 +89,24 @@ def _strip(out: Singles, lon: Floats, lat: Floats, row: Span, columns: list[Span
     for group in _groups(columns):
         cells = slice(group[0].cells.start, group[-1].cells.stop)
         strip = np.empty((len(out), NODES, cells.stop - cells.start), np.float32)
-        late = []
+        near, exact = [], []
         for column in group:
-            near, exact = _far(strip[:, :, _within(column.cells, cells)], lon, row, column, sources)
-            if exact or near.size:
-                late.append((column, near, exact))
-        np.matmul(weights, strip, out=out[:, row.cells, cells])
-        for column, near, exact in late:
-            _near(out[:, row.cells, column.cells], lon[column.cells], lat[row.cells], sources, near, exact)
+            close, cancels = _far(strip[:, :, _within(column.cells, cells)], lon[column.cells], row, column, sources)
+            if cancels:
+                exact.append(column)
+            elif close.size:
+                shares = np.ascontiguousarray(sources.coefficients[close].T, dtype=np.float32)
+                cross = _cross(lon[column.cells], lat[row.cells], sources, close).astype(np.float32)
+                near.append((column, shares, cross.reshape(close.size, -1, column.cells.stop - column.cells.start)))
+        for start in range(0, len(out), SLAB):
+            slab = slice(start, start + SLAB)
+            np.matmul(weights, strip[slab], out=out[slab, row.cells, cells])
+            for column, shares, cross in near:
+                _add(out[slab, row.cells, column.cells], shares[slab], cross)
+        for column in exact:
+            tile = out[:, row.cells, column.cells]
+            whole = _cross(lon[column.cells], lat[row.cells], sources, np.arange(len(sources.points)))
+            tile[...] = (sources.coefficients.T @ whole + sources.level[:, None]).reshape(tile.shape)
 
 
 def _far(strip: Singles, lon: Floats, row: Span, column: Span, sources: Sources) -> tuple[NDArray[np.intp], bool]:
@@ -102,35 +114,28 @@ def _far(strip: Singles, lon: Floats, row: Span, column: Span, sources: Sources)
 
     Returns
     -------
-    the points that are near, and whether the tile must be summed cell by cell, from all points, instead
+    the points that are near, and whether far ones cancel so that the tile must be summed cell by cell instead
     """
     y, x = np.meshgrid(row.nodes, column.nodes, indexing="ij")
-    nodes = chord_points(x.ravel(), y.ravel())
-    distance = pair_distance(nodes, sources.points)
-    middle = chord_points((column.low + column.high) / 2, (row.low + row.high) / 2)[None]
-    corners = chord_points(np.array([column.low, column.high] * 2), np.repeat([row.low, row.high], 2))
-    reach = float(pair_distance(middle, corners).max())
-    away = pair_distance(middle, sources.points)[0]
+    # Nodes, corners and the middle of the tile.
+    east = np.hstack([x.ravel(), [column.low, column.high] * 2, (column.low + column.high) / 2])
+    north = np.hstack([y.ravel(), np.repeat([row.low, row.high], 2), (row.low + row.high) / 2])
+    places = chord_points(east, north)
+    nodes, corner, centre = places[:-5], places[-5:-1], places[-1:]
+    reach = float(pair_distance(centre, corner).max())
+    away = pair_distance(centre, sources.points)[0]
     close = (away < FAR * reach) | (np.abs(away - sources.kink) < reach)
-    values = sources.covariance(distance[:, ~close]) @ sources.coefficients[~close]
-    exact = bool(np.abs(values).max(initial=0.0) > CANCELLING * sources.scale)
+    values = sources.covariance(pair_distance(nodes, sources.points[~close])) @ sources.coefficients[~close]
+    cancels = bool(np.abs(values).max(initial=0.0) > CANCELLING * sources.scale)
     at_nodes = (values + sources.level).T.reshape(-1, NODES)
-    strip[...] = (at_nodes @ _weights(lon[column.cells], column).T).reshape(strip.shape)
-    return np.flatnonzero(close), exact
+    strip[...] = (at_nodes @ _weights(lon, column).T).reshape(strip.shape)
+    return np.flatnonzero(close), cancels
 
 
-def _near(out: Singles, lon: Floats, lat: Floats, sources: Sources, near: NDArray[np.intp], exact: bool) -> None:
-    """Add the near points' sum to a tile (t, r, c); or set the tile to the sum of all points."""
+def _cross(lon: Floats, lat: Floats, sources: Sources, points: NDArray[np.intp]) -> Floats:
+    """Covariance (k, r * c) of some points and a tile's cells."""
     y, x = np.meshgrid(lat, lon, indexing="ij")
-    cells = chord_points(x.ravel(), y.ravel())
-    if exact:
-        cross = sources.covariance(pair_distance(sources.points, cells))
-        values = sources.coefficients.T @ cross + sources.level[:, None]
-        out[...] = values.reshape(out.shape)
-        return
-    cross = sources.covariance(pair_distance(sources.points[near], cells)).astype(np.float32)
-    shares = np.ascontiguousarray(sources.coefficients[near].T, dtype=np.float32)
-    _add(out, shares, cross.reshape(-1, lat.size, lon.size))
+    return sources.covariance(pair_distance(sources.points[points], chord_points(x.ravel(), y.ravel())))
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
