@@ -24,12 +24,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from smscale.errors import InputError, RecipeError, TaskError
 from smscale.models import zoo
-from smscale.models.fit_records import one_thread
 from smscale.models.forests import TunedForest
-from smscale.models.hyperband import hyperband
 from smscale.models.ridge import ridge_coefficients
 from smscale.models.samples import inner_folds
-from smscale.models.search import Searched, candidates, search
+from smscale.models.search import Searched
+from smscale.models.search.hyperband import hyperband
+from smscale.models.search.records import one_thread
+from smscale.models.search.trials import candidates, search
 
 SPACE = {"max_depth": [1, 3, 6], "min_samples_leaf": [1, 10]}
 

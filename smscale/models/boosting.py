@@ -19,10 +19,10 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from smscale.errors import InputError
-from smscale.models.fit_records import active_client
 from smscale.models.residual_trees import Grid, ResidualTrees, Tuned
 from smscale.models.samples import Samples, checked_table
-from smscale.models.search_settings import misfits, plain_seed
+from smscale.models.search.records import active_client
+from smscale.models.search.settings import misfits, plain_seed
 from smscale.models.tree_arrays import Arrays, Linear, as_planes, is_plain
 
 #: Ours: shallow, slow, subsampled trees.

@@ -22,7 +22,7 @@ from smscale.errors import InputError
 from smscale.models.boosting import BoostedTrees, TunedXGB
 from smscale.models.residual_trees import ResidualTrees, linear_part, varying
 from smscale.models.samples import Samples, group_labels
-from smscale.models.search_settings import plain_seed
+from smscale.models.search.settings import plain_seed
 from smscale.models.tree_arrays import Linear
 
 #: Bytes of memory that a local search and fit take at their peak for each byte of the table as float64: the table, sorted and

@@ -20,7 +20,6 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from smscale.errors import InputError
-from smscale.models.fit_records import one_thread
 from smscale.models.ridge import PENALTIES, penalty_shares, ridge_coefficients
 from smscale.models.samples import (
     Floats,
@@ -33,8 +32,9 @@ from smscale.models.samples import (
     scaling_of,
     standardised,
 )
-from smscale.models.search import CANDIDATES, FOLDS, VALIDATIONS, candidates, search, with_groups
-from smscale.models.search_settings import misfits, plain_seed, spaces
+from smscale.models.search.records import one_thread
+from smscale.models.search.settings import misfits, plain_seed, spaces
+from smscale.models.search.trials import CANDIDATES, FOLDS, VALIDATIONS, candidates, search, with_groups
 from smscale.models.setting_kinds import is_real
 from smscale.models.tree_arrays import Linear
 

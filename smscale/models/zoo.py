@@ -121,7 +121,7 @@ def _own_search(name: str, wanted: Any, chosen: Mapping[str, Any]) -> dict[str, 
 
 
 def _checked_search(name: str, wanted: Any) -> dict[str, Any]:
-    from smscale.models.search import WAYS
+    from smscale.models.search.trials import WAYS
 
     where = f"models.{name}.search"
     if not isinstance(wanted, Mapping) or "space" not in wanted:

@@ -19,7 +19,9 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from tqdm import tqdm
 
 from smscale.errors import InputError, TaskError
-from smscale.models.fit_records import (
+from smscale.models.record import versions
+from smscale.models.samples import Floats, Fold, Labels
+from smscale.models.search.records import (
     active_client,
     checked_folder,
     fingerprint,
@@ -31,9 +33,7 @@ from smscale.models.fit_records import (
     report_spoiled,
     write_record,
 )
-from smscale.models.record import versions
-from smscale.models.samples import Floats, Fold, Labels
-from smscale.models.search import Setting, Space, candidates, lost_to_the_machine
+from smscale.models.search.trials import Setting, Space, candidates, lost_to_the_machine
 
 #: Each rung of a bracket keeps one of so many settings (Li et al. 2018, JMLR 18, 1-52).
 AGGRESSIVENESS = 3
