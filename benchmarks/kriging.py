@@ -6,10 +6,11 @@ Run: python -m benchmarks kriging
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from functools import partial
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 
 from benchmarks.timing import medians
 from smscale.fusion.interpolators import InverseDistance, Kriging
@@ -82,6 +83,51 @@ def disagreement() -> float:
     return float(np.abs(ours.ravel() - np.asarray(theirs)).max())
 
 
+def sparse_product() -> Callable[[], object]:
+    """Ready weights of all cells' nearest stations, as SciPy's CSR, times all days' values."""
+    coords, values = scene(STATIONS, 0.0)
+    cells = chord_points(*targets())
+    distance, index = cKDTree(chord_points(*coords.T)).query(cells, k=NEIGHBOURS)
+    weights = distance**-2.0 / (distance**-2.0).sum(axis=1, keepdims=True)
+    starts = np.arange(0, weights.size + 1, NEIGHBOURS)
+    matrix = csr_array((weights.astype(np.float32).ravel(), index.ravel(), starts), (len(cells), STATIONS))
+    return lambda: matrix @ values.astype(np.float32)
+
+
+def query_day() -> Callable[[], object]:
+    """What a day whose silent stations are left out costs: the nearest of the others, and their mean."""
+    coords, values = scene(STATIONS, 0.1)
+    known = np.isfinite(values[:, 0])
+    points, z, cells = chord_points(*coords[known].T), values[known, 0], chord_points(*targets())
+
+    def run() -> np.ndarray:
+        distance, index = cKDTree(points).query(cells, k=NEIGHBOURS)
+        weights = distance**-2.0
+        return (weights * z[index]).sum(axis=1) / weights.sum(axis=1)
+
+    return run
+
+
+def nearest(out: np.ndarray) -> dict[str, float]:
+    """Medians of what uses only the nearest stations, and of its peers."""
+    one = np.zeros((ROWS, COLUMNS), np.float32)
+    runs: dict[str, Callable[[], object]] = {}
+    for stations in (STATIONS, MANY, 10 * MANY):
+        coords, values = scene(stations, 0.1, 1)
+        day = Kriging(VARIOGRAM, neighbours=NEIGHBOURS).fit(coords, values[:, 0])
+        runs[f"kriging, {NEIGHBOURS} nearest of {stations}, a day"] = partial(day.predict_grid, LON, LAT, out=one)
+    runs[f"PyKrige, {NEIGHBOURS} nearest of {STATIONS}, a day"] = pykrige_day(STATIONS, 0.1, NEIGHBOURS)
+    for silent in (0.0, 0.1):
+        coords, values = scene(STATIONS, silent)
+        days = Kriging(VARIOGRAM, neighbours=NEIGHBOURS).fit(coords, values)
+        inverse = InverseDistance(NEIGHBOURS).fit(coords, values)
+        runs[f"kriging, {NEIGHBOURS} nearest, {silent:.0%} silent"] = partial(days.predict_grid, LON, LAT, out=out)
+        runs[f"inverse distance, {silent:.0%} silent"] = partial(inverse.predict_grid, LON, LAT, out=out)
+    runs["inverse distance, CSR product, 0% silent"] = sparse_product()
+    runs["inverse distance, k-d tree, a day"] = query_day()
+    return medians(runs, 3)
+
+
 def main() -> None:
     """Print medians."""
     print(f"{ROWS} x {COLUMNS} cells, {DAYS} days; medians, seconds")
@@ -93,23 +139,8 @@ def main() -> None:
     runs[f"bare product, {STATIONS} stations"] = product(STATIONS, out)
     runs[f"kriging, {MANY} stations"] = season(MANY, 0.0, out)
     found = medians(runs, REPEATS)
-    near: dict[str, Callable[[], object]] = {}
-    for silent in (0.0, 0.1):
-        coords, values = scene(STATIONS, silent)
-        local = Kriging(VARIOGRAM, neighbours=NEIGHBOURS)
-        day, days = (Kriging.fit(copy(local), coords, part) for part in (values[:, 0], values))
-        inverse = InverseDistance(NEIGHBOURS).fit(coords, values)
-        near[f"kriging, {NEIGHBOURS} nearest, a day, {silent:.0%} silent"] = partial(day.predict_grid, LON, LAT)
-        near[f"kriging, {NEIGHBOURS} nearest, {silent:.0%} silent"] = partial(days.predict_grid, LON, LAT, out=out)
-        near[f"inverse distance, {silent:.0%} silent"] = partial(inverse.predict_grid, LON, LAT, out=out)
-    found |= medians(near, 1)
-    found |= medians(
-        {
-            "PyKrige, a day": pykrige_day(STATIONS, 0.1),
-            f"PyKrige, {NEIGHBOURS} nearest, a day": pykrige_day(STATIONS, 0.1, NEIGHBOURS),
-        },
-        1,
-    )
+    found |= nearest(out)
+    found |= medians({"PyKrige, a day": pykrige_day(STATIONS, 0.1)}, 1)
     for name, seconds in found.items():
         print(f"{name:45s} {seconds:9.3f}")
     ours = found[f"kriging, {STATIONS} stations, 10% silent"]

@@ -2,7 +2,8 @@
 
 A `Task` is a module-level function and small arguments; what is large (a model, a station table) lies in the workspace
 and is read by reference, once per worker. Tasks go out in a moving window, so a million of them is no larger a graph than
-a thousand. What is finished stands in the ledger, one record per task, and is not done again.
+a thousand; short ones travel in packs, so that the scheduler costs them little. What is finished stands in the ledger,
+one record per task, and is not done again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +27,17 @@ from tqdm.auto import tqdm
 from smscale.errors import SmscaleError, StoreError, TaskError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
-#: Tasks in flight per worker thread: enough to hide the scheduler's round trip, few enough to keep it small.
+#: Packs in flight per worker thread: enough to hide the scheduler's round trip, few enough to keep it small.
 IN_FLIGHT_PER_THREAD = 4
-#: A failed task (a lost worker, a full disk for a moment) is tried this often again before the run stops.
-RETRIES = 2
+#: Short tasks travel together, as many as a worker does in this time; what is left over then comes back undone.
+PACK_SECONDS = 0.1
+#: Tasks in a pack at most.
+PACK_MOST = 64
+#: A failed task is tried again before the run stops; after so many seconds where a disk or a network refused (full for a moment).
+RETRY_AFTER = (0.5, 2.0)
+RETRIES = len(RETRY_AFTER)
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,9 @@ def run(
     SmscaleError
         the first that a task raised; what other tasks finished stays finished.
     TaskError
-        if a task failed more than `RETRIES` times otherwise.
+        if a task failed more than `RETRIES` times otherwise, ended its workers, or the cluster was lost.
+    StoreError
+        if the ledger cannot be written.
     """
     if len({task.key for task in tasks}) != len(tasks):
         raise StoreError(f"{label}: two tasks share one key")
@@ -118,15 +129,22 @@ def run(
         if record is None:
             todo.append(task)
     outcome.done_before = len(tasks) - len(todo)
-    client = client() if todo and callable(client) else client
-    finished = _on_client(todo, client) if todo and client is not None and not callable(client) else _here(todo)
-    with tqdm(
-        total=len(tasks), initial=outcome.done_before, desc=label, unit="block", disable=not progress or not todo
-    ) as bar:
+    workers = _client(client) if todo else None
+    finished = _here(todo) if workers is None else _Window(todo, workers).finished()
+    with (
+        closing(finished),  # also where the record of a block fails, or the user stops: what flies is cancelled
+        tqdm(
+            total=len(tasks), initial=outcome.done_before, desc=label, unit="block", disable=not progress or not todo
+        ) as bar,
+    ):
         for task, result, seconds in finished:
-            outcome.results[task.key] = ledger.enter(task, result, seconds)
+            outcome.results[task.key] = _entered(ledger, task, result, seconds)
             bar.update()
     return outcome
+
+
+def _client(given: Client | Callable[[], Client | None] | None) -> Client | None:
+    return given() if callable(given) else given
 
 
 def _timed(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, float]:
@@ -137,50 +155,157 @@ def _timed(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, float]
     return result, time.perf_counter() - start
 
 
-def _here(tasks: Sequence[Task]) -> Iterator[tuple[Task, Any, float]]:
+def _persistent(call: Callable[..., Any], *args: Any) -> Any:
+    """Call, and again where it fails; not where an error of ours says what is wrong, for it would be wrong again."""
+    for pause in RETRY_AFTER:
+        try:
+            return call(*args)
+        except SmscaleError:
+            raise
+        except Exception as error:
+            time.sleep(pause if isinstance(error, OSError) else 0)
+    return call(*args)
+
+
+def _pack(
+    calls: Sequence[Callable[..., Any]], args: Sequence[tuple[Any, ...]]
+) -> tuple[list[tuple[Any, float]], SmscaleError | None]:
+    """The first of several calls, and as many more as the time of a pack allows and no error stops; an error of ours, if any."""
+    until = time.perf_counter() + PACK_SECONDS
+    done: list[tuple[Any, float]] = []
+    for work in zip(calls, args, strict=True):
+        if done and time.perf_counter() > until:
+            break
+        try:
+            done.append(_timed(*work) if done else _persistent(_timed, *work))
+        except SmscaleError as error:
+            return done, error
+        except Exception:
+            if not done:
+                raise
+            break  # it comes back undone and is tried as the first of another pack
+    return done, None
+
+
+def _here(tasks: Sequence[Task]) -> Generator[tuple[Task, Any, float], None, None]:
     for task in tasks:
-        yield (task, *_timed(task.call, task.args))
+        try:
+            result, seconds = _persistent(_timed, task.call, task.args)
+        except SmscaleError:
+            raise
+        except Exception as error:
+            raise _failure(task, error) from error
+        yield task, result, seconds
 
 
-def _on_client(tasks: Sequence[Task], client: Client) -> Iterator[tuple[Task, Any, float]]:
-    """Submit in a moving window; results come as they finish."""
-    from distributed import as_completed
+class _Window:
+    """A moving window of packs on a client's workers.
 
-    queue = iter(tasks)
-    flying: dict[str, Task] = {}
-    completed = as_completed()
+    A worker that dies is blamed on every task that waited on it. Those blamed too often are therefore done once more at
+    the end, one by one: the guilty one fails again, and is named.
+    """
 
-    def submit() -> bool:
-        task = next(queue, None)
-        if task is None:
-            return False
-        future = client.submit(
-            _timed, task.call, task.args, pure=False, retries=RETRIES, key=f"{task.key}-{os.urandom(6).hex()}"
-        )
-        flying[str(future.key)] = task
-        completed.add(future)
-        return True
+    def __init__(self, tasks: Sequence[Task], client: Client) -> None:
+        from distributed import as_completed
 
-    window = max(2, IN_FLIGHT_PER_THREAD * sum(client.nthreads().values() or [1]))
-    while len(flying) < window and submit():
-        pass
+        self.client = client
+        self.waiting = deque(tasks)
+        self.suspects: deque[Task] = deque()
+        self.suspected: set[str] = set()
+        self.guilty: list[TaskError] = []
+        self.refusal: SmscaleError | None = None
+        self.flying: dict[str, tuple[Future, list[Task]]] = {}
+        self.completed = as_completed()
+        self.most = max(2, IN_FLIGHT_PER_THREAD * sum(client.nthreads().values() or [1]))
+        self.pack = 1
+
+    def finished(self) -> Generator[tuple[Task, Any, float], None, None]:
+        """Tasks with their results and seconds, as they finish."""
+        try:
+            self._fill()
+            while self.flying:
+                future, tasks = self.flying.pop(str(next(self.completed).key))
+                landed = list(zip(tasks, self._landed(future, tasks), strict=False))
+                if self.refusal is None:
+                    self._fill()  # before the records are written: workers need not wait for a disk
+                for task, (result, seconds) in landed:
+                    yield task, result, seconds
+                if self.refusal is not None:
+                    raise self.refusal
+            if self.guilty:
+                raise self.guilty[0]
+        except SmscaleError:
+            raise
+        except Exception as error:
+            if not self._lost(error):
+                raise
+            raise TaskError(
+                f"the cluster was lost ({type(error).__name__}): run again, finished blocks stay finished"
+            ) from error
+        finally:
+            if self.flying and self.client.status == "running":
+                self.client.cancel([future for future, _ in self.flying.values()])
+
+    def _fill(self) -> None:
+        while self.waiting and len(self.flying) < self.most:
+            self._submit([self.waiting.popleft() for _ in range(min(self.pack, len(self.waiting)))])
+        if self.suspects and not self.flying:
+            self._submit([self.suspects.popleft()])
+
+    def _submit(self, tasks: list[Task]) -> None:
+        work = [task.call for task in tasks], [task.args for task in tasks]
+        future = self.client.submit(_pack, *work, pure=False, key=f"{tasks[0].key}-{os.urandom(6).hex()}")
+        self.flying[str(future.key)] = future, tasks
+        self.completed.add(future)
+
+    def _landed(self, future: Future, tasks: list[Task]) -> list[tuple[Any, float]]:
+        """Results of a pack's first tasks; the others wait again."""
+        from distributed import KilledWorker
+
+        try:
+            done, self.refusal = future.result()
+        except KilledWorker as error:
+            if tasks[0].key in self.suspected:
+                self.guilty.append(_killed(tasks[0], error))
+            else:
+                self.suspected.update(task.key for task in tasks)
+                self.suspects.extend(tasks)
+            return []
+        except Exception as error:
+            if self._lost(error):
+                raise
+            raise _failure(tasks[0], error) from error
+        finally:
+            future.release()  # now, whoever keeps an error with its frames
+        self.waiting.extendleft(reversed(tasks[len(done) :]))
+        mean = sum(seconds for _, seconds in done) / max(len(done), 1)
+        self.pack = int(min(max(PACK_SECONDS / max(mean, 1e-6), 1), PACK_MOST))
+        return done
+
+    def _lost(self, error: Exception) -> bool:
+        return self.client.status != "running" or isinstance(error, CancelledError)
+
+
+def _failure(task: Task, error: Exception) -> TaskError:
+    return TaskError(
+        f"block {task.key} failed {RETRIES + 1} times: {type(error).__name__}: {' '.join(str(error).split())}"
+    )
+
+
+def _killed(task: Task, error: Any) -> TaskError:
+    return TaskError(
+        f"block {task.key} ended {error.allowed_failures + 1} workers, alone on each: give workers more memory, "
+        "or see their log; finished blocks stay finished"
+    )
+
+
+def _entered(ledger: Ledger, task: Task, result: Any, seconds: float) -> Any:
     try:
-        for future in completed:
-            task = flying.pop(str(future.key))
-            result, seconds = _result(future, task)
-            submit()
-            yield task, result, seconds
-    finally:
-        client.cancel(list(completed.futures))
-
-
-def _result(future: Any, task: Task) -> tuple[Any, float]:
-    try:
-        return future.result()
-    except SmscaleError:
-        raise
-    except Exception as error:
-        raise TaskError(f"block {task.key} failed {RETRIES + 1} times: {type(error).__name__}: {error}") from error
+        return _persistent(ledger.enter, task, result, seconds)
+    except OSError as error:
+        raise StoreError(
+            f"{ledger.folder}: the record of block {task.key} cannot be written ({error.strerror or error}): free the disk and run again"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -190,13 +315,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a small file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{hashlib.blake2b(content, digest_size=4).hexdigest()}")
     try:
-        temporary.write_bytes(content)
+        try:
+            temporary.write_bytes(content)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def spans(size: int, step: int) -> list[slice]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from smscale.blocks import RETRIES
 from smscale.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def connect(where: str = "local", workers: int | None = None, memory_per_worker:
         # Nothing lies in the cluster's memory that could be spilled: a worker told to wait until it has less waits for ever.
         **{f"distributed.worker.memory.{limit}": False for limit in ("target", "spill", "pause")},
         "distributed.admin.low-level-log-length": 0,
+        "distributed.scheduler.allowed-failures": RETRIES,
         "logging.distributed": "critical",
     }
     with (

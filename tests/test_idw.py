@@ -130,3 +130,38 @@ def test_wrong_settings_are_named():
         InverseDistance(0).fit(coords, values)
     with pytest.raises(InputError, match="needs the elevation of every cell"):
         InverseDistance(vertical_scale=1.0).fit(np.column_stack([coords, coords[:, 0]]), values).predict_grid(LON, LAT)
+
+
+@pytest.mark.parametrize("kind", ["spread", "clustered", "collinear", "duplicated", "at one place"])
+@pytest.mark.parametrize(
+    ("n", "k", "power", "silent"),
+    [(40, 5, 2.0, 0.3), (90, 12, 2.0, 0.1), (8, 12, 1.5, 0.2), (70, 1, 3.0, 0.5), (90, 4, 2.0, 0.93)],
+)
+def test_field_of_a_grid_equals_brute_force(kind, n, k, power, silent):
+    rng = np.random.default_rng(n + k)
+    coords, values = network(n, 5, n, silent)
+    if kind == "clustered":
+        coords[: n // 2] = coords[0] + rng.normal(0, 0.003, (n // 2, 2))
+    if kind == "collinear":
+        coords[:, 1] = 30.0
+    if kind == "duplicated":
+        coords[n // 2 :] = coords[: n - n // 2]
+    if kind == "at one place":
+        coords[:] = coords[0]
+    values[:, 3] = np.nan
+    values[1:, 4] = np.nan  # at most one reports
+    lon, lat = np.linspace(99.8, 102.2, 37), np.linspace(31.2, 29.3, 41)
+    grid = InverseDistance(k, power).fit(coords, values).predict_grid(lon, lat)
+    rows, cols = rng.integers(0, 41, 60), rng.integers(0, 37, 60)
+    expected = brute(coords, values, np.column_stack([lon[cols], lat[rows]]), k, power)
+    assert grid[:, rows, cols] == pytest.approx(expected.T, abs=1e-7, nan_ok=True)  # float32 of values near 0.3
+
+
+def test_cells_at_stations_have_their_values_and_at_silent_ones_the_others():
+    coords, values = network(20, 4, silent=0.3)
+    coords[11] = coords[5]
+    grid = np.stack([InverseDistance(6).fit(coords, values).predict_grid([lon], [lat])[:, 0, 0] for lon, lat in coords])
+    assert grid == pytest.approx(InverseDistance(6).fit(coords, values).predict(coords), abs=1e-7)
+    alone = np.isfinite(values)
+    alone[[5, 11]] = False
+    assert np.array_equal(grid[alone], values[alone].astype(np.float32))

@@ -30,6 +30,9 @@ KERNELS = {
     "noise": "from smscale.kernels import noise\nu = rng.normal(size=(200, 200)) * 9\nsay(noise.fbm(u, u.T, 7, 5, 0.6))",
     "idw": "from smscale.fusion.interpolators import InverseDistance\nc = rng.uniform(100, 101, (40, 2)); c[:, 1] -= 70\n"
     "i = InverseDistance().fit(c, rng.normal(size=(40, 6)))\nsay(i.predict_grid(np.linspace(100, 101, 80), np.linspace(31, 30, 80)))",
+    "forest_tiles": "from sklearn.ensemble import RandomForestRegressor\nfrom smscale.models.forests import rf_from_arrays, rf_to_arrays\n"
+    "m = RandomForestRegressor(5, random_state=0).fit(x[:500], x[:500, 0])\n"
+    "say(rf_from_arrays(*rf_to_arrays(m)).predict_planes([p.reshape(2, 50, 50) for p in x.T]))",
     "forest": "from sklearn.ensemble import RandomForestRegressor\nfrom smscale.models.forests import rf_from_arrays, rf_to_arrays\n"
     "m = RandomForestRegressor(5, random_state=0).fit(x[:500], x[:500, 0])\nsay(rf_from_arrays(*rf_to_arrays(m)).predict(x))",
 }

@@ -344,3 +344,114 @@ def test_mostly_silent_stations_in_the_local_form_find_the_nearest_that_report()
         reported = np.isfinite(values[:, day])
         alone = model(neighbours=4).fit(coords[reported], values[reported, day]).predict(targets)
         assert field[:, day] == pytest.approx(alone, abs=1e-12)
+
+
+def places(kind, n, rng):
+    """Station coordinates of the awkward kinds."""
+    coords = np.column_stack([rng.uniform(100, 102, n), rng.uniform(29.5, 31, n)])
+    if kind == "clustered":
+        coords[: 2 * n // 3] = coords[:3].repeat(-(-n // 3), axis=0)[: 2 * n // 3] + rng.normal(
+            0, 0.003, (2 * n // 3, 2)
+        )
+    if kind == "collinear":
+        coords[:, 1] = 30.0
+    if kind == "duplicated":
+        coords[n // 2 :] = coords[: n - n // 2]
+    if kind == "at one place":
+        coords[:] = coords[0]
+    return coords
+
+
+def brute(ours, coords, values, targets):
+    """(t, m): one target and one time after another, from distances to all stations, sorted; ties by number."""
+    points, cells = chord_points(*coords.T), chord_points(*targets.T)
+    distance = pair_distance(cells, points)
+    out = np.full((values.shape[1], len(targets)), np.nan)
+    for day, column in enumerate(values.T):
+        known = np.flatnonzero(np.isfinite(column))
+        for i in range(len(targets) if known.size else 0):
+            near = known[np.argsort(distance[i, known], kind="stable")][: ours.neighbours]
+            k = ours.variogram_.covariance(pair_distance(points[near], points[near])) + ours.noise_ * np.eye(near.size)
+            mean, b, _ = kriging.solve_dual(k, column[near][:, None])
+            out[day, i] = mean[0] + ours.variogram_.covariance(distance[i, near]) @ b[:, 0]
+    return out
+
+
+KINDS = ("spread", "clustered", "collinear", "duplicated", "at one place")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("n", "near", "silent"), [(40, 5, 0.3), (90, 12, 0.1), (8, 12, 0.2), (70, 1, 0.5), (90, 4, 0.93)]
+)
+def test_local_field_of_a_grid_equals_brute_force(kind, n, near, silent):
+    rng = np.random.default_rng(n + near)
+    coords, values = places(kind, n, rng), rng.normal(0.25, 0.08, (n, 5))
+    values[rng.random(values.shape) < silent] = np.nan
+    values[:, 3] = np.nan
+    values[1:, 4] = np.nan  # at most one reports
+    lon, lat = np.linspace(99.8, 102.2, 37), np.linspace(31.2, 29.3, 41)
+    ours = model(neighbours=near).fit(coords, values)
+    grid = ours.predict_grid(lon, lat)
+    rows, cols = rng.integers(0, 41, 60), rng.integers(0, 37, 60)
+    expected = brute(ours, coords, values, np.column_stack([lon[cols], lat[rows]]))
+    assert grid[:, rows, cols] == pytest.approx(expected, abs=1e-7, nan_ok=True)  # float32 of values near 0.3
+    assert np.isnan(grid[3]).all()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_local_field_of_a_dense_network_equals_points_and_days_on_their_own(family):
+    rng = np.random.default_rng(5)
+    coords = np.column_stack([rng.uniform(100, 101, 3000), rng.uniform(30, 31, 3000)])
+    coords[:1500] = np.array([100.4, 30.4]) + rng.normal(0, 0.002, (1500, 2))  # more than one tile's share
+    values = rng.normal(size=(3000, 3))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    lon, lat = np.linspace(100.1, 100.7, 45), np.linspace(30.6, 30.1, 50)
+    ours = Kriging(Variogram(family, 1.0, 20.0, 0.1, smoothness=0.8), 8).fit(coords, values)
+    grid = ours.predict_grid(lon, lat)
+    x, y = np.meshgrid(lon, lat)
+    points = ours.predict(np.column_stack([x.ravel(), y.ravel()])).T.reshape(grid.shape)
+    assert grid == pytest.approx(points, abs=1e-6)
+    assert ours.at_times([2]).predict_grid(lon, lat)[0] == pytest.approx(grid[2], abs=1e-6)
+
+
+def test_stations_that_fail_in_one_region_leave_the_others_as_they_were():
+    coords, values = network(150, 40, seed=3)
+    west = coords[:, 0] < 100.9
+    values[np.ix_(west, np.arange(10, 20))] = np.nan  # so that candidates shared by all days run out there
+    lon, lat = np.linspace(100, 102, 80), np.linspace(31, 29.5, 60)
+    ours = model(neighbours=6).fit(coords, values)
+    grid = ours.predict_grid(lon, lat)
+    east = model(neighbours=6).fit(coords[~west], values[~west, 12]).predict_grid(lon, lat)
+    assert grid[12] == pytest.approx(east, abs=1e-7)
+    assert grid[3] == pytest.approx(model(neighbours=6).fit(coords, values[:, 3]).predict_grid(lon, lat), abs=1e-7)
+
+
+def test_a_tie_goes_to_the_station_with_the_lower_number():
+    coords = np.array([[100.5, 30.0], [99.5, 30.0], [100.5, 30.0], [99.5, 30.0]]) - [100.0, 30.0]
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2]):
+        ours = model(neighbours=1).fit(coords[order], values[order])
+        assert ours.predict_grid([0.0], [0.0])[0, 0] == values[order][0]
+        assert ours.predict_grid([0.2], [0.0])[0, 0] == values[order][np.flatnonzero(coords[order, 0] > 0)[0]]
+
+
+def test_singular_local_systems_are_lifted():
+    coords = np.column_stack([100 + np.arange(30) * 0.002, np.full(30, 30.0)])
+    smooth = Kriging(Variogram("gaussian", 1.0, 200.0), 8).fit(coords, np.sin(np.arange(30) / 10))
+    assert np.isfinite(smooth.predict_grid(LON, LAT)).all()
+
+
+def test_working_memory_does_not_grow_with_the_grid():
+    import tracemalloc
+
+    coords, values = network(80, 3, silent=0.1)
+    ours = model(neighbours=8).fit(coords, values)
+    peaks = []
+    for rows in (200, 800):
+        out = np.empty((3, rows, 200), np.float32)
+        tracemalloc.start()
+        ours.predict_grid(np.linspace(100, 102, 200), np.linspace(31, 29.5, rows), out=out)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] + 2**20

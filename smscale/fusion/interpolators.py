@@ -29,13 +29,15 @@ from smscale.fusion.coordinates import (
     target_points,
 )
 from smscale.fusion.variogram import Variogram, fit_points
-from smscale.kernels import idw, kriging, smooth_sums
+from smscale.kernels import idw, kriging, kriging_variance, neighbours, smooth_sums
 from smscale.kernels.sphere import COLOCATED, pair_distance
 
 Floats = NDArray[np.float64]
 
 #: Numbers in the largest working array of a tile: 32 MB in float64.
 TILE_NUMBERS = 4_000_000
+#: Neighbours up to which a grid is filled tile by tile; beyond, cells hardly share any work.
+NEAR = 64
 
 
 class _Interpolator:
@@ -181,7 +183,7 @@ class Kriging(_Interpolator):
         self.place_ = _places(points) if self.noise_ == 0.0 else np.arange(len(points))
         self.points_, self.values_ = _average_places(points, table, self.place_)
         self.reported_, self.single_ = np.isfinite(table), single
-        self.patterns_ = list(kriging.silence_patterns(self.values_))
+        self.patterns_ = list(neighbours.silence_patterns(self.values_))
         if self.neighbours is None:
             with self._solvable():
                 self.mean_, self.coefficients_, self.jitter_ = kriging.solve_dual(self._matrix(), self.values_)
@@ -201,7 +203,7 @@ class Kriging(_Interpolator):
         part = super().at_times(times)
         times = np.asarray(times)
         part.reported_ = self.reported_[:, times]
-        part.patterns_ = list(kriging.silence_patterns(part.values_))
+        part.patterns_ = list(neighbours.silence_patterns(part.values_))
         if self.neighbours is None:
             part.mean_, part.coefficients_ = self.mean_[times], self.coefficients_[:, times]
         return part
@@ -225,7 +227,9 @@ class Kriging(_Interpolator):
             return self.coefficients_.T @ cross + self.mean_[:, None]
         return self._local_field(self.points_, self.values_, self.patterns_, targets)
 
-    def _local_field(self, points: Floats, values: Floats, patterns: list[kriging.Pattern], targets: Floats) -> Floats:
+    def _local_field(
+        self, points: Floats, values: Floats, patterns: list[neighbours.Pattern], targets: Floats
+    ) -> Floats:
         """(t, m): from the nearest points that report; targets of one neighbour set share one factorisation."""
         out = np.full((values.shape[1], len(targets)), np.nan)
         nearest = kriging.nearest_candidates(points, targets, self._near())
@@ -246,6 +250,13 @@ class Kriging(_Interpolator):
         return len(self.points_) if self.neighbours is None else self.neighbours
 
     def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
+        if self.neighbours is not None and self.neighbours <= NEAR:
+            cells = _cells(lon, lat, elevation, self.vertical_scale)
+            with self._solvable():
+                kriging.fill_local(
+                    table, cells, self.points_, self.values_, self.neighbours, self._covariance, self.noise_
+                )
+            return
         if self.neighbours is not None or self.vertical_scale is not None or not smooth_sums.suits(lon, lat):
             super()._fill(table, lon, lat, elevation)
             return
@@ -277,6 +288,31 @@ class Kriging(_Interpolator):
         for part in row_tiles(len(targets), 1, width, TILE_NUMBERS):
             variance[:, part] = self._variance(targets[part])
         return field, self._shaped(variance)
+
+    def variance_grid(
+        self, lon: ArrayLike, lat: ArrayLike, elevation: ArrayLike | None = None, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Variance of the predicted signal on a grid (see `predict`); parameters and shape as `predict_grid`."""
+        self._check_fitted()
+        lon, lat, elevation = as_grid(lon, lat, elevation)
+        shape = (lat.size, lon.size) if self.single_ else (self.values_.shape[1], lat.size, lon.size)
+        out = as_output(out, shape)
+        table = out[None] if self.single_ else out
+
+        def targets(rows: slice, columns: slice) -> Floats:
+            height = None if elevation is None else elevation[:, columns]
+            return grid_points(lon[columns], lat, height, rows, self.vertical_scale)
+
+        if self.neighbours is not None:
+            width = max(self._width(), self._near() ** 2)
+            for rows in row_tiles(lat.size, lon.size, width, TILE_NUMBERS):
+                table[:, rows] = self._variance(targets(rows, slice(None))).reshape(len(table), -1, lon.size)
+            return out
+        prior = self.variogram_.partial_sill + (self.variogram_.nugget if self.exact else 0.0)
+        with self._solvable():
+            system = kriging_variance.solve(self.points_, self._covariance, self._matrix(), prior, self.patterns_)
+        kriging_variance.fill(table, targets, system)
+        return out
 
     def _variance(self, targets: Floats) -> Floats:
         """(t, m) float64, NaN at times without any station."""
@@ -334,7 +370,7 @@ class Kriging(_Interpolator):
         if others.size == 0:
             return np.full(self.values_.shape[1], np.nan)
         values = self.values_[others]
-        patterns = list(kriging.silence_patterns(values))
+        patterns = list(neighbours.silence_patterns(values))
         return self._local_field(self.points_[others], values, patterns, self.points_[i : i + 1])[:, 0]
 
 
@@ -386,6 +422,13 @@ class InverseDistance(_Interpolator):
     def _field(self, targets: Floats) -> Floats:
         return idw.inverse_distance(self.points_, self.values_, targets, self._near(), self.power)
 
+    def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
+        if self._near() > NEAR:
+            super()._fill(table, lon, lat, elevation)
+            return
+        cells = _cells(lon, lat, elevation, self.vertical_scale)
+        idw.fill(table, cells, self.points_, self.values_, self._near(), self.power)
+
     def predict(self, coords: ArrayLike) -> Floats:
         """(m,) or (m, t) float64 at (m, 2 | 3) coords."""
         self._check_fitted()
@@ -396,6 +439,14 @@ class InverseDistance(_Interpolator):
         self._check_fitted()
         prediction = idw.leave_one_out(self.points_, self.values_, self._near(), self.power)
         return prediction[:, 0] if self.single_ else prediction
+
+
+def _cells(lon: Floats, lat: Floats, elevation: Floats | None, vertical_scale: float | None) -> neighbours.Cells:
+    if vertical_scale is None:
+        return neighbours.Cells(lon, lat)
+    if elevation is None:
+        raise InputError(f"vertical_scale {vertical_scale} needs the elevation of every cell, (lat, lon) in m")
+    return neighbours.Cells(lon, lat, elevation, vertical_scale)
 
 
 def _check_neighbours(neighbours: int | None) -> None:

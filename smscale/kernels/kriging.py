@@ -11,7 +11,7 @@ a block of cells are one matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numba import njit
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial import cKDTree
 
+from smscale.kernels import neighbours as near
+from smscale.kernels.neighbours import silence_patterns
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Covariance = Callable[[Floats], Floats]
-#: Indices of the points that report, and of the columns (times) at which just these do.
-Pattern = tuple[Integers, Integers]
-
 #: What is added to the diagonal when a factorisation fails, as shares of it, one after the other.
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-6)
 
@@ -34,24 +34,6 @@ CANDIDATES = 3
 
 class SingularSystemError(ValueError):
     """The covariance matrix cannot be factored, even with the largest of `JITTERS` on its diagonal."""
-
-
-def silence_patterns(values: Floats) -> Iterator[Pattern]:
-    """Columns that share the same reporting points: pairs (points, columns) of indices, columns without any point left out.
-
-    Parameters
-    ----------
-    values : (n, t) float64, NaN where silent
-    """
-    present = np.isfinite(values)
-    packed = np.packbits(present, axis=0)
-    _, first, label = np.unique(packed, axis=1, return_index=True, return_inverse=True)
-    order = np.argsort(label.ravel(), kind="stable")
-    ends = np.cumsum(np.bincount(label.ravel(), minlength=first.size))
-    for pattern, columns in zip(first, np.split(order, ends[:-1]), strict=True):
-        points = np.flatnonzero(present[:, pattern])
-        if points.size:
-            yield points, columns
 
 
 def factor(k: Floats) -> tuple[tuple[Floats, bool], float]:
@@ -151,7 +133,7 @@ def nearest_candidates(points: Floats, targets: Floats, neighbours: int) -> Inte
     finite = np.flatnonzero(np.isfinite(targets).all(axis=1))
     nearest = np.full((len(targets), wanted), -1, np.int64)
     if finite.size:
-        nearest[finite] = cKDTree(points).query(targets[finite], k=np.arange(1, wanted + 1))[1]
+        nearest[finite] = near.nearest_points(cKDTree(points), targets[finite], wanted)[1]
     return nearest
 
 
@@ -175,7 +157,7 @@ def nearest_sets(
     rows, found = _first_reporting(nearest, mask, k)
     short = np.flatnonzero((found < k) & (nearest[:, 0] >= 0))
     if short.size:
-        index = cKDTree(points[reporting]).query(targets[short], k=np.arange(1, k + 1))[1]
+        index = near.nearest_points(cKDTree(points[reporting]), targets[short], k)[1]
         rows[short] = np.sort(reporting[index], axis=1)
     label = np.full(len(targets), -1, dtype=np.int64)
     known = np.flatnonzero(nearest[:, 0] >= 0)
@@ -285,3 +267,133 @@ def _factorable(matrices: Floats) -> Floats:
         scale = np.trace(matrices, axis1=1, axis2=2) / matrices.shape[1]
         return np.stack([k + factor(k)[1] * s * eye for k, s in zip(matrices, scale, strict=True)])
     return matrices
+
+
+def fill_local(
+    out: NDArray[np.float32],
+    cells: near.Cells,
+    points: Floats,
+    values: Floats,
+    neighbours: int,
+    covariance: Covariance,
+    noise: float,
+) -> None:
+    """Fill `out` (t, rows, cols) with the field of a grid, each cell from its `neighbours` nearest points that report.
+
+    Raises
+    ------
+    SingularSystemError
+        where a set's covariance matrix cannot be factored.
+    """
+
+    def finish(out: NDArray[np.float32], chunk: near.Chunk, group: near.Group) -> NDArray[np.bool_]:
+        short = np.zeros((len(chunk.tiles), len(group.reporting)), bool)
+        shared = (group.values, group.reporting, group.needed, group.columns, group.first)
+        weights, matrices = (near.in_pieces(covariance, numbers) for numbers in (chunk.distance, chunk.pairs))
+        broken = _fill_tiles(out, *chunk, weights, matrices, noise, np.array(JITTERS), *shared, short)
+        if broken:
+            raise SingularSystemError(f"the covariance matrix of {broken} points is not positive definite")
+        return short
+
+    near.fill(out, cells, points, values, neighbours, finish)
+
+
+@njit(nogil=True, cache=True)
+def _fill_tiles(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    out, tiles, start, candidates, first, distance, base, _pairs, square, safe,
+    weights, matrices, noise, jitters, values, reporting, needed, columns, column_first, short,
+):  # fmt: skip
+    """All tiles of a chunk; says in `short` (tiles, patterns) where candidates were too few, and returns the size of a system
+    that could not be factored, 0 as a rule."""
+    lanes = distance.size - base[-1]
+    for p in range(len(tiles)):
+        own = candidates[first[p] : first[p + 1]]
+        c, m, width = own.size, start[p + 1] - start[p], tiles[p, 3] - tiles[p, 2]
+        apart = distance[base[p] : base[p + 1]].reshape(c, m)
+        nearest, certain = near.rank(apart, safe[start[p] : start[p + 1]], len(reporting), needed[0])
+        cross = weights[base[p] : base[p + 1] + lanes]
+        matrix = matrices[square[p] : square[p + 1]].reshape(c, c)
+        bits, runs = np.empty((m, nearest.shape[2]), np.uint64), np.empty((m, 3), np.int64)
+        members = np.zeros((m, (needed.max() + 3) // 4 * 4), np.int64)
+        for pattern in range(len(reporting)):
+            k = needed[pattern]
+            mask = near.mask_of(reporting[pattern], own)
+            sets, found = near.find_sets(nearest, certain, mask, k, width, bits, members, runs)
+            if found < 0:
+                short[p, pattern] = True
+                continue
+            days = columns[column_first[pattern] : column_first[pattern + 1]]
+            level, shares = np.empty((sets, days.size)), np.zeros((sets, days.size, members.shape[1]))
+            for s in range(sets):
+                if not _solve_set(matrix, members[s, :k], noise, jitters, values, own, days, level[s], shares[s]):
+                    return k
+            near.evaluate(out, tiles[p], m, lanes, runs[:found], members, level, shares, cross, np.empty(0), days)
+    return 0
+
+
+@njit(nogil=True, cache=True)
+def _solve_set(matrix, members, noise, jitters, values, own, days, level, shares):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Mean (c,) and dual coefficients (c, k) of one set for the columns `days` of values; False if it cannot be factored.
+
+    With K = L L', u = L^-1 1 and v = L^-1 z, the mean is u'v / u'u and the coefficients are L'^-1 (v - mean u).
+    """
+    k = members.size
+    lower = np.empty((k, k))
+    lift, tried = 0.0, 0
+    while not _cholesky(matrix, members, noise, lift, lower):
+        if tried == jitters.size:
+            return False
+        trace = 0.0
+        for i in range(k):
+            trace += matrix[members[i], members[i]] + noise
+        lift = jitters[tried] * trace / k
+        tried += 1
+    u, v = np.empty(k), np.empty((k, days.size))
+    for i in range(k):
+        one, row = 1.0, v[i]
+        for c in range(days.size):
+            row[c] = values[own[members[i]], days[c]]
+        for j in range(i):
+            part, other = lower[i, j], v[j]
+            one -= part * u[j]
+            for c in range(days.size):
+                row[c] -= part * other[c]
+        u[i] = one / lower[i, i]
+        for c in range(days.size):
+            row[c] /= lower[i, i]
+    norm = (u * u).sum()
+    level[:] = 0.0
+    for i in range(k):
+        for c in range(days.size):
+            level[c] += u[i] * v[i, c] / norm
+    for i in range(k - 1, -1, -1):
+        row = v[i]
+        for c in range(days.size):
+            row[c] -= level[c] * u[i]
+        for j in range(i + 1, k):
+            part, other = lower[j, i], v[j]
+            for c in range(days.size):
+                row[c] -= part * other[c]
+        for c in range(days.size):
+            row[c] /= lower[i, i]
+            shares[c, i] = row[c]
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _cholesky(matrix, members, noise, lift, lower):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Lower factor of the members' part of the matrix, `noise` + `lift` on its diagonal; False if not positive definite."""
+    for i in range(members.size):
+        for j in range(i + 1):
+            total = matrix[members[i], members[j]]
+            if i == j:
+                total += noise + lift
+            for q in range(j):
+                total -= lower[i, q] * lower[j, q]
+            if i > j:
+                lower[i, j] = total / lower[j, j]
+            elif total > 0.0:
+                lower[i, i] = np.sqrt(total)
+            else:
+                return False
+    return True

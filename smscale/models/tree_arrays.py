@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 
 from smscale.errors import InputError
+from smscale.kernels import forest_tiles
 
 Arrays = dict[str, NDArray[Any]]
 
 #: Rows that walk one tree after another, so that a tree's nodes stay in cache.
 ROWS = 512
 LEAF = -1
+#: Rows gathered from planes that have no neighbours: 12 predictors of float32 are 12 MB.
+SLAB = 1 << 18
 #: Arrays of a forest: one value for each node of all trees, and each tree's first node.
 NODES = {
     "feature": np.int32,
@@ -158,6 +161,43 @@ class ForestPredictor:
         out = np.empty(len(X))
         _walk(X, self.feature, self.threshold, self.left, self.right, self.value, self.root, out)
         return (self.linear.under(X) + self.linear.share * out).astype(np.float32)
+
+    def predict_planes(self, planes: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """One broadcastable array of real numbers per predictor -> float32 of their common shape, as `predict`, bit by bit.
+
+        NaN where a predictor is missing or infinite. The last three axes are taken as time, latitude and longitude: the
+        more alike neighbours are, the faster; planes of one axis are rows.
+        """
+        if len(planes) != self.predictors:
+            raise InputError(f"the forest was trained on {self.predictors} predictors; got {len(planes)} planes")
+        given = [np.asarray(plane) for plane in planes]
+        out = np.empty(np.broadcast_shapes(*(plane.shape for plane in given)), np.float32)
+        if out.ndim < 2:
+            views = [np.broadcast_to(plane, out.shape).ravel() for plane in given]
+            flat = out.reshape(-1)
+            for start in range(0, out.size, SLAB):
+                flat[start : start + SLAB] = self._rows([view[start : start + SLAB] for view in views])
+            return out
+        axes = max(3, out.ndim)
+        given = [plane[(None,) * (axes - plane.ndim)] for plane in given]
+        trees = forest_tiles.Trees(*(getattr(self, name) for name in forest_tiles.Trees._fields))
+        under = forest_tiles.Under(*(getattr(self.linear, name) for name in forest_tiles.Under._fields))
+        whole = out.reshape((1,) * (axes - out.ndim) + out.shape)
+        for index in np.ndindex(whole.shape[:-3]):
+            parts = [
+                plane[tuple(i % size for i, size in zip(index, plane.shape, strict=False))] for plane in given
+            ]  # an axis of one plane stands for all: i % 1 is 0
+            forest_tiles.fill(whole[index], parts, trees, under)
+        return out
+
+    def _rows(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            X = np.stack([column.astype(np.float32) for column in columns], axis=1)
+        known = np.isfinite(X).all(axis=1)
+        out = np.full(len(X), np.nan, np.float32)
+        if known.any():
+            out[known] = self.predict(X[known])
+        return out
 
 
 def as_planes(X: NDArray[np.floating[Any]], predictors: int, name: str) -> NDArray[np.float32]:
