@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from smscale.blocks import RETRIES
 from smscale.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def connect(where: str = "local", workers: int | None = None, memory_per_worker:
         # Nothing lies in the cluster's memory that could be spilled: a worker told to wait until it has less waits for ever.
         **{f"distributed.worker.memory.{limit}": False for limit in ("target", "spill", "pause")},
         "distributed.admin.low-level-log-length": 0,
-        "distributed.scheduler.allowed-failures": RETRIES,
+        "distributed.scheduler.allowed-failures": 2,  # as often as a block is tried again
         "logging.distributed": "critical",
     }
     with (
