@@ -56,7 +56,10 @@ def neighbours(coarse: xr.Dataset, names: list[str], step: int, row: int, col: i
 def test_samples_have_the_coarse_cells_around_them(patched: Workspace) -> None:
     names = list(patched.recipe["predictors"])
     table = patched.samples
-    wide = surroundings.widened(patched, table, names, 3)
+    wide, filled = surroundings.widened(patched, table, names, 3)
+    told = patched.finished("train")["report"]["neighbours"]["cnn"]
+    assert told == {"values": len(table) * 8 * len(names), "stood_in": int(filled.sum())}
+    assert 0 < told["stood_in"] < told["values"]
     assert list(wide.columns) == [*table.columns, *patch_columns(names, 3)[len(names) :]]
     pd.testing.assert_frame_equal(wide[list(table.columns)], table)
     coarse = patched.coarse.load()

@@ -17,7 +17,7 @@ from smscale import schema
 from smscale.errors import InputError, RecipeError
 from smscale.features.match import coarse_field
 from smscale.grid import Grid, grid_of
-from smscale.models.cnn.patch import around, neighbourhood, patch_columns
+from smscale.models.cnn.patch import Neighbourhood, around, neighbourhood, patch_columns
 from smscale.workspace import Workspace
 
 #: Steps of the coarse cube that are held at once.
@@ -31,27 +31,30 @@ def patch_of(name: str, settings: Mapping[str, Any]) -> int:
     return int(settings.get("patch", 1))
 
 
-def widened(workspace: Workspace, table: pd.DataFrame, predictors: Sequence[str], patch: int) -> pd.DataFrame:
+def widened(workspace: Workspace, table: pd.DataFrame, predictors: Sequence[str], patch: int) -> Neighbourhood:
     """The samples with the predictors of the coarse cells around each: columns of `models.cnn.patch.patch_columns`.
 
-    They come from the coarse cube, which knows cells that gave no sample; a table of one's own is its own neighbourhood.
+    They come from the coarse cube, which knows cells that gave no sample; a table of one's own is its own neighbourhood. `filled`
+    counts the values for which the sample's own cell stands in.
     """
     if not workspace.cube.exists():
-        return neighbourhood(table, predictors, patch).table
+        return neighbourhood(table, predictors, patch)
     coarse = workspace.coarse
     columns = patch_columns(predictors, patch)
     own = table[list(predictors)].to_numpy(np.float32)
     step = np.searchsorted(coarse["time"].values, table["time"].to_numpy())
     row, col = table["row"].to_numpy(), table["col"].to_numpy()
     added = np.empty((len(table), len(columns) - len(predictors)), np.float32)
+    filled = np.zeros(len(table), np.int64)
     for start in range(0, coarse.sizes["time"], STEPS):
         here = np.flatnonzero((step >= start) & (step < start + STEPS))
         if here.size:
             planes = _coarse_planes(coarse.isel(time=slice(start, start + STEPS)), predictors)
             found = around(planes, (step[here] - start, row[here], col[here]), patch)
+            filled[here] = np.isnan(found).sum(axis=(1, 2))
             added[here] = _stood_in(found, own[here]).reshape(here.size, -1)
     wide = pd.DataFrame(added, index=table.index, columns=columns[len(predictors) :])
-    return pd.concat([table, wide], axis=1)
+    return Neighbourhood(pd.concat([table, wide], axis=1), filled)
 
 
 class Surroundings:

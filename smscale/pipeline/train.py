@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Training:
     split : the recipe's, its block sizes filled in
     units : of target and predictors, where the schema does not know them
     provenance : what an artefact says of where it comes from
+    neighbours : of a patch network, how many values its samples have of neighbouring cells, and for how many the cell itself
+        stands in
     """
 
     root: str
@@ -45,6 +47,7 @@ class Training:
     seed: int
     units: Mapping[str, str]
     provenance: Mapping[str, Any]
+    neighbours: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def workspace(self) -> Workspace:
@@ -62,8 +65,9 @@ class Training:
             return self, table
         columns = patch_columns(self.predictors, patch)
         units = {column: unit_of(own_name(column), self.units) for column in columns}
-        wide = surroundings.widened(self.workspace, table, self.predictors, patch)
-        return replace(self, predictors=tuple(columns), units={**self.units, **units}), wide
+        wide, filled = surroundings.widened(self.workspace, table, self.predictors, patch)
+        stood_in = {"values": int(filled.size * (len(columns) - len(self.predictors))), "stood_in": int(filled.sum())}
+        return replace(self, predictors=tuple(columns), units={**self.units, **units}, neighbours=stood_in), wide
 
     def matrix(self, table: pd.DataFrame) -> np.ndarray:
         return table[list(self.predictors)].to_numpy(np.float32)
@@ -221,7 +225,7 @@ def fit_task(how: Training, name: str) -> dict[str, Any]:
         name=name,
         kind=name,
     )
-    return scores | told(model, how.matrix(unseen), how.values(unseen), how)
+    return scores | told(model, how.matrix(unseen), how.values(unseen), how) | {"neighbours": dict(how.neighbours)}
 
 
 def told(model: Any, X: np.ndarray, y: np.ndarray, how: Training, repeats: int = 3, rows: int = 5000) -> dict[str, Any]:
@@ -316,5 +320,8 @@ def _report(how: Training, table: pd.DataFrame, results: Mapping[str, Any], scor
         "splits": records(scored.drop(columns="fit_seconds", errors="ignore")),
         "gap": records(selection.split_gap(scored)) if len(how.split.compare) > 1 else [],
         "best": selection.choose_best(inner),
-        **{key: {name: fit[name][key] for name in models} for key in ("traces", "importances", "chosen", "search")},
+        **{
+            key: {name: fit[name][key] for name in models}
+            for key in ("traces", "importances", "chosen", "search", "neighbours")
+        },
     }
