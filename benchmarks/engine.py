@@ -2,7 +2,7 @@
 
 Both in turns on one cluster of two workers with one thread each. The bare peer keeps nothing: no record, no window, no
 second try. Then the memory of a run: resident memory that this process (client and scheduler) gains, and the most that
-the scheduler holds, for few and for many blocks.
+the scheduler holds, for few and for very many blocks. Last what a ledger of many records costs the run that goes on from it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import gc
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 BLOCKS = 10_000
 REPEATS = 5
-FEW, MANY = 1_000, 20_000
+COUNTS = 1_000, 10_000, 100_000
+#: Of the peer, which holds them all: enough to see the slope.
+PEER_COUNTS = 1_000, 10_000
+RECORDS = 20_000
 PEER = "client.map + gather"
 
 
@@ -40,14 +44,15 @@ def tasks(n: int) -> list[Task]:
     return [Task(f"{i // 100}-{i % 100}-0", nothing, (i,), "0123456789abcdef0123456789abcdef") for i in range(n)]
 
 
-def ours(n: int, client: Client | None) -> Callable[[], None]:
+def ours(n: int, client: Client | None, in_memory: bool = True) -> Callable[[], None]:
     """All blocks into a fresh ledger."""
 
     todo = tasks(n)
 
     def once() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            outcome = blocks.run(todo, Ledger(Path(folder) / "ledger"), client, progress=False)
+            ledger = Ledger(Path(folder) / "ledger")
+            outcome = blocks.run(todo, ledger, client, progress=False, in_memory=in_memory)
             assert sum(outcome.results.values()) == n * (n - 1) // 2
 
     return once
@@ -67,7 +72,7 @@ def memory(n: int, peer: bool) -> None:
     """Print what one run gains in a fresh process: MB at the end, and the most tasks that the scheduler held."""
     with cluster.connect(workers=2, memory_per_worker="700MiB") as client:
         bare(100, client)()
-        run = (bare if peer else ours)(n, client)
+        run = bare(n, client) if peer else ours(n, client, in_memory=False)
         gc.collect()
         before, held, most = psutil.Process().memory_info().rss, [0], [0]
 
@@ -83,8 +88,40 @@ def memory(n: int, peer: bool) -> None:
             return callback
 
         client.sync(start)
+        began = time.perf_counter()
         run()
-    print(f"{(most[0] - before) / 1e6:6.1f} MB gained at most, {held[0]:6d} tasks held by the scheduler")
+        seconds = time.perf_counter() - began
+    print(
+        f"{(most[0] - before) / 1e6:6.1f} MB gained at most, {most[0] / 1e6:6.1f} MB in all, "
+        f"{held[0]:6d} tasks held by the scheduler, {seconds / n * 1e6:5.0f} us a block"
+    )
+
+
+def result() -> dict[str, Any]:
+    """What a block of four models and four fusions returns: sixteen receipts and counts."""
+    receipt = {"store": "maps.zarr", "array": "soil_moisture", "region": [[0, 32], [0, 300], [300, 600]]}
+    written = [{**receipt, "checksum": f"{i:024x}"} for i in range(16)]
+    return {
+        "written": written,
+        "cells": 2_880_000,
+        "counts": {f"m{i}": {f"bit{j}": j for j in range(8)} for i in range(4)},
+    }
+
+
+def records(n: int, in_memory: bool) -> None:
+    """Print what a run costs that finds all its blocks done."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger, todo, one = Ledger(Path(folder) / "ledger"), tasks(n), result()
+        for task in todo:
+            ledger.enter(task, one, 1.0)
+        gc.collect()
+        before, began = psutil.Process().memory_info().rss, time.perf_counter()
+        outcome = blocks.run(todo, ledger, None, progress=False, in_memory=in_memory)
+        read = time.perf_counter() - began
+        cells = sum(found["cells"] for found in outcome.results.values())
+        folded, gained = time.perf_counter() - began - read, psutil.Process().memory_info().rss - before
+        assert (outcome.done_before, cells) == (n, n * one["cells"])
+    print(f"start {read:6.2f} s, sums over all results {folded:6.2f} s, {gained / 1e6:6.1f} MB gained")
 
 
 def main(n: int = BLOCKS, repeats: int = REPEATS) -> None:
@@ -95,16 +132,25 @@ def main(n: int = BLOCKS, repeats: int = REPEATS) -> None:
     print(f"{n} empty blocks, 2 workers of one thread, medians of {repeats} in turns")
     for name, value in seconds.items():
         print(f"  {name:20s} {value:8.3f} s  {value / n * 1e6:7.0f} us a block  {value / seconds[PEER]:6.2f} x")
-    for peer in (False, True):
-        for count in (FEW, MANY):
+    for peer, counts in ((False, COUNTS), (True, PEER_COUNTS)):
+        for count in counts:
             print(f"  {PEER if peer else 'smscale':20s} {count:6d} blocks: ", end="", flush=True)
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.engine", "--memory", str(count), str(int(peer))], check=True
-            )
+            _alone("--memory", count, peer)
+    for in_memory in (False, True):
+        where = "held in memory" if in_memory else "left in the ledger"
+        print(f"  {RECORDS} finished blocks, results {where:18s}: ", end="", flush=True)
+        _alone("--records", RECORDS, in_memory)
+
+
+def _alone(what: str, count: int, flag: bool) -> None:
+    """In a process of its own, whose memory nothing else has touched."""
+    subprocess.run([sys.executable, "-m", "benchmarks.engine", what, str(count), str(int(flag))], check=True)
 
 
 if __name__ == "__main__":
-    if "--memory" in sys.argv:
+    if sys.argv[1:2] == ["--memory"]:
         memory(int(sys.argv[2]), sys.argv[3] == "1")
+    elif sys.argv[1:2] == ["--records"]:
+        records(int(sys.argv[2]), sys.argv[3] == "1")
     else:
         main(*(int(a) for a in sys.argv[1:]))

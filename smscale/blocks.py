@@ -3,34 +3,40 @@
 A `Task` is a module-level function and small arguments; what is large (a model, a station table) lies in the workspace
 and is read by reference, once per worker. Tasks go out in a moving window, so a million of them is no larger a graph than
 a thousand; short ones travel in packs, so that the scheduler costs them little. What is finished stands in the ledger,
-one record per task, and is not done again.
+one record per task, and is not done again. What failed and was tried again is told, with the reason.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
 import os
-import shutil
+import pickle
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import dask
 from tqdm.auto import tqdm
 
-from smscale.errors import SmscaleError, StoreError, TaskError
+from smscale.errors import RecipeError, SmscaleError, StoreError, TaskError
+from smscale.ledger import Joint, Ledger, Recorded, write_bytes, write_text
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+__all__ = ["Joint", "Ledger", "Outcome", "Task", "device", "run", "spans", "write_bytes", "write_text"]
+
 #: Packs in flight per worker thread: enough to hide the scheduler's round trip, few enough to keep it small.
 IN_FLIGHT_PER_THREAD = 4
+#: Packs in flight per GPU: one that runs and one that waits, so that the others stay free for the CPUs.
+IN_FLIGHT_PER_GPU = 2
 #: Short tasks travel together, as many as a worker does in this time; what is left over then comes back undone.
 PACK_SECONDS = 0.1
 #: Tasks in a pack at most.
@@ -38,6 +44,17 @@ PACK_MOST = 64
 #: A failed task is tried again before the run stops; after so many seconds where a disk or a network refused (full for a moment).
 RETRY_AFTER = (0.5, 2.0)
 RETRIES = len(RETRY_AFTER)
+#: What waiting does not heal, and what it may.
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: Where a task failed for good, what flies may still land for so long, and is entered; then it is cancelled.
+GRACE_SECONDS = 2.0
+#: Of dask's resources: what a worker declares that holds a GPU (`dask worker --resources "GPU=1"`).
+GPU = "GPU"
+#: A GPU's worker that ended may come back so soon; then the CPUs do what waits for it.
+GPU_BACK_SECONDS = 30.0
+
+_DEVICE: ContextVar[str] = ContextVar("device", default="cpu")
 
 
 @dataclass(frozen=True)
@@ -50,65 +67,73 @@ class Task:
     call : module-level function; what it returns is JSON-able (counts, checksums) and stands in the ledger
     args : small and picklable
     fingerprint : of what the task is made from; another fingerprint means that it must be done again
+    cells : of the cube that it makes, for the rate that is shown; 0 where there are none
+    gpu : whether it can use a GPU: it then goes to workers that have one, and to the others as well
     """
 
     key: str
     call: Callable[..., Any]
     args: tuple[Any, ...] = ()
     fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """What is finished in one stage: a JSON record per task in a folder."""
-
-    folder: Path
-
-    def record(self, task: Task) -> dict[str, Any] | None:
-        """The record of a finished task; None where it is not finished, or was made from something else."""
-        try:
-            record = json.loads(self._path(task.key).read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return record if record.get("fingerprint") == task.fingerprint else None
-
-    def enter(self, task: Task, result: Any, seconds: float) -> Any:
-        """Enter a finished task; the record appears whole or not at all. The result comes back as a later run will read it."""
-        record = {"key": task.key, "fingerprint": task.fingerprint, "seconds": round(seconds, 3), "result": result}
-        text = json.dumps(record)
-        write_text(self._path(task.key), text)
-        return json.loads(text)["result"]
-
-    def forget(self, prefix: str = "") -> None:
-        """Remove the records of all tasks whose keys begin so."""
-        if not prefix:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        elif self.folder.is_dir():
-            for record in self.folder.glob(f"{prefix.replace('/', '.')}*.json"):
-                record.unlink(missing_ok=True)
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key.replace('/', '.')}.json"
+    cells: int = 0
+    gpu: bool = False
 
 
 @dataclass
 class Outcome:
-    """What a stage's tasks returned, in the order of the tasks, and how many were already finished."""
+    """What a stage's tasks returned, in the order of the tasks, and how it went.
 
-    results: dict[str, Any] = field(default_factory=dict)
+    `done_before` counts tasks that were already finished; `retried` says of each that failed at first how often and why
+    the last time; `workers_lost` counts workers that ended while tasks ran on them.
+    """
+
+    results: Mapping[str, Any] = field(default_factory=dict)
     done_before: int = 0
+    retried: dict[str, str] = field(default_factory=dict)
+    workers_lost: int = 0
+
+    @property
+    def trouble(self) -> str:
+        """One line of what was survived; empty where nothing was."""
+        said = []
+        if self.retried:
+            key, why = next(reversed(self.retried.items()))
+            said.append(f"{_some(len(self.retried), 'block')} tried again (the last: {key}, {why})")
+        if self.workers_lost:
+            said.append(f"{_some(self.workers_lost, 'worker')} lost, blocks done by others")
+        return "; ".join(said)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A task's result, the seconds of the try that succeeded, the tries that failed before, and why the last of them did."""
+
+    result: Any
+    seconds: float
+    failures: int = 0
+    failure: str = ""
+
+
+_Finished = Generator[tuple[Task, _Done], None, None]
 
 
 def run(
     tasks: Sequence[Task],
-    ledger: Ledger,
+    ledger: Ledger | Joint,
     client: Client | Callable[[], Client | None] | None = None,
     label: str = "",
     progress: bool = True,
+    say: Callable[[str], Any] | None = None,
+    in_memory: bool = True,
 ) -> Outcome:
     """Do what the ledger does not hold, on the client's workers or in this process.
 
-    `client` may be a function that makes one: it is called only where there is something to do.
+    Parameters
+    ----------
+    ledger : of one stage, or of several (`Joint`) whose work one task does
+    client : or a function that makes one: it is called only where there is something to do
+    say : is given a line at the end where tasks had to be tried again, or workers were lost
+    in_memory : without it the results are read from the ledger when asked: for stages of very many tasks
 
     Raises
     ------
@@ -117,34 +142,64 @@ def run(
     TaskError
         if a task failed more than `RETRIES` times otherwise, ended its workers, or the cluster was lost.
     StoreError
-        if the ledger cannot be written.
+        if the ledger, or what a task writes, cannot be written: at once where it is read-only, after the tries where it is full.
     """
     if len({task.key for task in tasks}) != len(tasks):
         raise StoreError(f"{label}: two tasks share one key")
-    outcome = Outcome()
+    held: dict[str, Any] = {}
     todo = []
     for task in tasks:
         record = ledger.record(task)
-        outcome.results[task.key] = None if record is None else record["result"]
+        if in_memory:
+            held[task.key] = None if record is None else record["result"]
         if record is None:
             todo.append(task)
-    outcome.done_before = len(tasks) - len(todo)
+    outcome = Outcome(held if in_memory else Recorded(tasks, ledger), len(tasks) - len(todo))
     workers = _client(client) if todo else None
-    finished = _here(todo) if workers is None else _Window(todo, workers).finished()
+    finished = _here(todo, ledger) if workers is None else _Window(todo, workers, ledger, outcome).finished()
     with (
         closing(finished),  # also where the record of a block fails, or the user stops: what flies is cancelled
         tqdm(
             total=len(tasks), initial=outcome.done_before, desc=label, unit="block", disable=not progress or not todo
         ) as bar,
     ):
-        for task, result, seconds in finished:
-            outcome.results[task.key] = _entered(ledger, task, result, seconds)
+        cells, start = 0, time.perf_counter()
+        for task, done in finished:
+            result = _entered(ledger, task, done)
+            if in_memory:
+                held[task.key] = result
+            if done.failures:
+                outcome.retried[task.key] = f"{_some(done.failures, 'time')}, {done.failure}"
+            cells += task.cells
+            bar.set_postfix_str(_postfix(cells, time.perf_counter() - start, outcome), refresh=False)
             bar.update()
+    if say is not None and outcome.trouble:
+        say(f"{label:<10} {outcome.trouble}\n")
     return outcome
+
+
+def device() -> str:
+    """Where the running task may calculate: "cuda" if it holds its worker's GPU, else "cpu"."""
+    return _DEVICE.get()
 
 
 def _client(given: Client | Callable[[], Client | None] | None) -> Client | None:
     return given() if callable(given) else given
+
+
+def _some(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' if n != 1 else ''}"
+
+
+def _postfix(cells: int, seconds: float, outcome: Outcome) -> str:
+    """What stands behind blocks, rate and time left: the rate in cells of the cube, and troubles."""
+    parts = [f"{tqdm.format_sizeof(cells / seconds)}cells/s"] if cells and seconds else []
+    parts += [f"{len(outcome.retried)} tried again"] if outcome.retried else []
+    parts += [f"{_some(outcome.workers_lost, 'worker')} lost"] if outcome.workers_lost else []
+    return ", ".join(parts)
+
+
+# -- in a worker ----------------------------------------------------------------------------------
 
 
 def _timed(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, float]:
@@ -155,83 +210,162 @@ def _timed(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, float]
     return result, time.perf_counter() - start
 
 
-def _persistent(call: Callable[..., Any], *args: Any) -> Any:
-    """Call, and again where it fails; not where an error of ours says what is wrong, for it would be wrong again."""
-    for pause in RETRY_AFTER:
+def _persistent(call: Callable[..., Any], *args: Any) -> tuple[Any, int, str]:
+    """Call, and again where it fails; not where it would fail again: an error of ours says so, and a disk that refuses.
+
+    The value comes back with the tries that failed before, and the reason of the last.
+    """
+    why = ""
+    for failures, pause in enumerate(RETRY_AFTER):
         try:
-            return call(*args)
+            return call(*args), failures, why
         except SmscaleError:
             raise
         except Exception as error:
-            time.sleep(pause if isinstance(error, OSError) else 0)
-    return call(*args)
-
-
-def _pack(
-    calls: Sequence[Callable[..., Any]], args: Sequence[tuple[Any, ...]]
-) -> tuple[list[tuple[Any, float]], SmscaleError | None]:
-    """The first of several calls, and as many more as the time of a pack allows and no error stops; an error of ours, if any."""
-    until = time.perf_counter() + PACK_SECONDS
-    done: list[tuple[Any, float]] = []
-    for work in zip(calls, args, strict=True):
-        if done and time.perf_counter() > until:
-            break
-        try:
-            done.append(_timed(*work) if done else _persistent(_timed, *work))
-        except SmscaleError as error:
-            return done, error
-        except Exception:
-            if not done:
+            if isinstance(error, OSError) and error.errno in REFUSED:
                 raise
-            break  # it comes back undone and is tried as the first of another pack
+            why = _reason(error)
+            time.sleep(pause if isinstance(error, OSError) else 0)
+    return call(*args), RETRIES, why
+
+
+def _done(call: Callable[..., Any], args: tuple[Any, ...]) -> _Done:
+    (result, seconds), failures, why = _persistent(_timed, call, args)
+    return _Done(result, seconds, failures, why)
+
+
+def _reason(error: BaseException) -> str:
+    """Kind and message of an error in one line."""
+    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return told if len(told) <= 300 else f"{told[:297]}..."
+
+
+def _pack(work: Sequence[bytes], where: str = "cpu") -> tuple[list[_Done], SmscaleError | None]:
+    """The first of several calls, and as many more as the time of a pack allows and no error stops; an error of ours, if any.
+
+    They come pickled: a worker that lacks a module then fails in the task, which is told. In dask's own message it would
+    break the worker's line to the scheduler, and all would wait.
+    """
+    until = time.perf_counter() + PACK_SECONDS
+    done: list[_Done] = []
+    held = _DEVICE.set(where)
+    try:
+        for one in work:
+            if done and time.perf_counter() > until:
+                break
+            try:
+                call, given = pickle.loads(one)
+                done.append(_Done(*_timed(call, given)) if done else _done(call, given))
+            except SmscaleError as error:
+                return done, error
+            except Exception:
+                if not done:
+                    raise
+                break  # it comes back undone and is tried as the first of another pack
+    finally:
+        _DEVICE.reset(held)
     return done, None
 
 
-def _here(tasks: Sequence[Task]) -> Generator[tuple[Task, Any, float], None, None]:
+# -- in the process that asks -----------------------------------------------------------------------
+
+
+def _here(tasks: Sequence[Task], ledger: Ledger | Joint) -> _Finished:
     for task in tasks:
         try:
-            result, seconds = _persistent(_timed, task.call, task.args)
+            done = _done(task.call, task.args)
         except SmscaleError:
             raise
         except Exception as error:
-            raise _failure(task, error) from error
-        yield task, result, seconds
+            raise _failure(task, error, ledger) from error
+        yield task, done
+
+
+@dataclass
+class _Lane:
+    """Workers of one kind: where their packs run, how they are asked for, and how many may fly."""
+
+    device: str
+    how: dict[str, Any]
+    most: int
+    flying: int = 0
+
+
+def _require_same(client: Client) -> None:
+    """Refuse workers without this package, or with another version: they would break at the first task, or write other bytes."""
+    try:
+        ours = version("smscale")
+    except PackageNotFoundError:  # from a folder of sources: nothing to compare
+        return
+    for address, theirs in client.run(version, "smscale", on_error="return").items():
+        if theirs != ours:
+            told = f"smscale {theirs}" if isinstance(theirs, str) else "no smscale"
+            raise RecipeError(f"worker {address} has {told}, this process {ours}: install the same there")
+
+
+def _gpus(workers: Mapping[str, Any]) -> dict[str, int]:
+    """GPUs of each worker, by address."""
+    return {address: int(w.get("resources", {}).get(GPU, 0)) for address, w in workers.items()}
+
+
+def _lanes(client: Client) -> list[_Lane]:
+    """The GPUs, where workers declare any, and the CPUs: workers without a GPU, or all where every one has a GPU."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    gpus = _gpus(workers)
+    plain = [address for address, n in gpus.items() if not n]
+    threads = sum(w["nthreads"] for address, w in workers.items() if address in plain or not plain)
+    cpu = _Lane("cpu", {}, max(2, IN_FLIGHT_PER_THREAD * threads))
+    if not any(gpus.values()):
+        return [cpu]
+    if plain:  # a wish, no must: these may end and others come
+        cpu.how = {"workers": plain, "allow_other_workers": True}
+    return [_Lane("cuda", {"resources": {GPU: 1}}, IN_FLIGHT_PER_GPU * sum(gpus.values())), cpu]
 
 
 class _Window:
     """A moving window of packs on a client's workers.
 
     A worker that dies is blamed on every task that waited on it. Those blamed too often are therefore done once more at
-    the end, one by one: the guilty one fails again, and is named.
+    the end, one by one: the guilty one fails again, and is named. What fails on a GPU, or waits for one that is gone, is
+    done on a CPU.
     """
 
-    def __init__(self, tasks: Sequence[Task], client: Client) -> None:
+    def __init__(self, tasks: Sequence[Task], client: Client, ledger: Ledger | Joint, outcome: Outcome) -> None:
         from distributed import as_completed
 
-        self.client = client
-        self.waiting = deque(tasks)
+        _require_same(client)
+        self.client, self.ledger, self.outcome = client, ledger, outcome
+        self.lanes = _lanes(client)
+        mixed = len(self.lanes) > 1
+        #: Tasks that wait, by the device that they ask for; a CPU may do all of them where it has workers of its own.
+        self.waiting = {"cpu": deque(t for t in tasks if not (t.gpu and mixed)), "cuda": deque[Task]()}
+        self.waiting["cuda"] += (t for t in tasks if t.gpu and mixed)
         self.suspects: deque[Task] = deque()
         self.suspected: set[str] = set()
         self.guilty: list[TaskError] = []
+        self.failed: dict[str, str] = {}
         self.refusal: SmscaleError | None = None
-        self.flying: dict[str, tuple[Future, list[Task]]] = {}
+        self.until = 0.0
+        self.flying: dict[str, tuple[Future, list[Task], _Lane]] = {}
         self.completed = as_completed()
-        self.most = max(2, IN_FLIGHT_PER_THREAD * sum(client.nthreads().values() or [1]))
-        self.pack = 1
+        self.pack = {lane.device: 1 for lane in self.lanes}
+        self.timers: list[threading.Timer] = []
 
-    def finished(self) -> Generator[tuple[Task, Any, float], None, None]:
-        """Tasks with their results and seconds, as they finish."""
+    def finished(self) -> _Finished:
+        """Tasks as they finish."""
+        self.client.subscribe_topic("all", self._heard)
         try:
             self._fill()
-            while self.flying:
-                future, tasks = self.flying.pop(str(next(self.completed).key))
-                landed = list(zip(tasks, self._landed(future, tasks), strict=False))
+            while self.flying and self._awaited():
+                future, tasks, lane = self.flying.pop(str(next(self.completed).key))
+                lane.flying -= 1
+                landed = list(zip(tasks, self._landed(future, tasks, lane), strict=False))
                 if self.refusal is None:
                     self._fill()  # before the records are written: workers need not wait for a disk
-                for task, (result, seconds) in landed:
-                    yield task, result, seconds
-                if self.refusal is not None:
-                    raise self.refusal
+                for task, done in landed:
+                    yield task, self._with_earlier(task, done)
+            if self.refusal is not None:
+                raise self.refusal
             if self.guilty:
                 raise self.guilty[0]
         except SmscaleError:
@@ -243,53 +377,125 @@ class _Window:
                 f"the cluster was lost ({type(error).__name__}): run again, finished blocks stay finished"
             ) from error
         finally:
-            if self.flying and self.client.status == "running":
-                self.client.cancel([future for future, _ in self.flying.values()])
+            for timer in self.timers:
+                timer.cancel()
+            if self.client.status == "running":
+                self.client.unsubscribe_topic("all")
+                self.client.cancel([future for future, _, _ in self.flying.values()])
+
+    def _awaited(self) -> bool:
+        """Whether a pack will land; after a refusal, whether it does so soon."""
+        while self.refusal is not None and not self.completed.has_ready():
+            if time.monotonic() > self.until:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _refuse(self, error: SmscaleError | None) -> None:
+        """Begin nothing more: the first error is the one that is told."""
+        if error is not None and self.refusal is None:
+            self.refusal, self.until = error, time.monotonic() + GRACE_SECONDS
+
+    def _heard(self, event: tuple[float, Any]) -> None:
+        """A worker that ended and had work; the scheduler tells it to every client."""
+        _, told = event
+        if isinstance(told, dict) and told.get("action") == "remove-worker":
+            self.outcome.workers_lost += any(key in self.flying for key in told.get("processing-tasks", ()))
+            if len(self.lanes) > 1:
+                self.timers.append(threading.Timer(GPU_BACK_SECONDS, self._without_gpus))
+                self.timers[-1].start()
+
+    def _without_gpus(self) -> None:
+        """Where no GPU is left, call back what waits for one: it would wait for ever."""
+        if self.client.status == "running" and not any(
+            _gpus(self.client.scheduler_info(n_workers=-1)["workers"]).values()
+        ):
+            self.lanes[0].most = 0
+            self.client.cancel([future for future, _, lane in list(self.flying.values()) if lane.device == "cuda"])
 
     def _fill(self) -> None:
-        while self.waiting and len(self.flying) < self.most:
-            self._submit([self.waiting.popleft() for _ in range(min(self.pack, len(self.waiting)))])
+        for lane in self.lanes:
+            while lane.flying < lane.most and (queue := self._queue(lane)):
+                self._submit([queue.popleft() for _ in range(min(self.pack[lane.device], len(queue)))], lane)
         if self.suspects and not self.flying:
-            self._submit([self.suspects.popleft()])
+            self._submit([self.suspects.popleft()], self.lanes[-1])
 
-    def _submit(self, tasks: list[Task]) -> None:
-        work = [task.call for task in tasks], [task.args for task in tasks]
-        future = self.client.submit(_pack, *work, pure=False, key=f"{tasks[0].key}-{os.urandom(6).hex()}")
-        self.flying[str(future.key)] = future, tasks
+    def _queue(self, lane: _Lane) -> deque[Task]:
+        """Where a lane takes its next tasks from."""
+        own, other = self.waiting[lane.device], self.waiting["cuda"]
+        return other if not own and (lane.how.get("workers") or not self.lanes[0].most) else own
+
+    def _submit(self, tasks: list[Task], lane: _Lane) -> None:
+        from distributed.protocol.pickle import dumps
+
+        work = [dumps((task.call, task.args)) for task in tasks]
+        key = f"{tasks[0].key}-{os.urandom(6).hex()}"
+        future = self.client.submit(_pack, work, lane.device, pure=False, key=key, **lane.how)
+        self.flying[key] = future, tasks, lane
+        lane.flying += 1
         self.completed.add(future)
 
-    def _landed(self, future: Future, tasks: list[Task]) -> list[tuple[Any, float]]:
+    def _landed(self, future: Future, tasks: list[Task], lane: _Lane) -> list[_Done]:
         """Results of a pack's first tasks; the others wait again."""
         from distributed import KilledWorker
 
         try:
-            done, self.refusal = future.result()
+            done, refusal = future.result()
+            self._refuse(refusal)
         except KilledWorker as error:
             if tasks[0].key in self.suspected:
                 self.guilty.append(_killed(tasks[0], error))
             else:
                 self.suspected.update(task.key for task in tasks)
                 self.suspects.extend(tasks)
+                self.failed.update((task.key, "its worker ended") for task in tasks)
             return []
         except Exception as error:
+            if isinstance(error, CancelledError) and not lane.most:
+                self.waiting["cuda"].extendleft(reversed(tasks))
+                return []
             if self._lost(error):
                 raise
-            raise _failure(tasks[0], error) from error
+            if lane.device == "cpu":
+                told = _failure(tasks[0], error, self.ledger)
+                told.__cause__ = error
+                self._refuse(told)
+                return []
+            self.failed[tasks[0].key] = f"on a GPU: {_reason(error)}"
+            self.waiting["cpu"].append(tasks[0])
+            self.waiting["cuda"].extendleft(reversed(tasks[1:]))
+            return []
         finally:
             future.release()  # now, whoever keeps an error with its frames
-        self.waiting.extendleft(reversed(tasks[len(done) :]))
-        mean = sum(seconds for _, seconds in done) / max(len(done), 1)
-        self.pack = int(min(max(PACK_SECONDS / max(mean, 1e-6), 1), PACK_MOST))
+        self.waiting[lane.device].extendleft(reversed(tasks[len(done) :]))
+        mean = sum(one.seconds for one in done) / max(len(done), 1)
+        self.pack[lane.device] = int(min(max(PACK_SECONDS / max(mean, 1e-6), 1), PACK_MOST))
         return done
+
+    def _with_earlier(self, task: Task, done: _Done) -> _Done:
+        """With the failures that the worker which succeeded does not know of."""
+        why = self.failed.get(task.key)
+        if why is None:
+            return done
+        return _Done(done.result, done.seconds, done.failures + 1, done.failure or why)
 
     def _lost(self, error: Exception) -> bool:
         return self.client.status != "running" or isinstance(error, CancelledError)
 
 
-def _failure(task: Task, error: Exception) -> TaskError:
-    return TaskError(
-        f"block {task.key} failed {RETRIES + 1} times: {type(error).__name__}: {' '.join(str(error).split())}"
-    )
+def _failure(task: Task, error: Exception, ledger: Ledger | Joint) -> SmscaleError:
+    if isinstance(error, OSError) and error.errno in REFUSED | FULL:
+        where = error.filename or f"what block {task.key} writes (ledger {ledger.folder})"
+        return StoreError(f"{where}: {_cure(error)} (block {task.key}; finished blocks stay finished)")
+    return TaskError(f"block {task.key} failed {RETRIES + 1} times: {_reason(error)}")
+
+
+def _cure(error: OSError) -> str:
+    """What the system says of a write, and what to do."""
+    told = error.strerror or str(error)
+    if error.errno in REFUSED:
+        return f"cannot be written ({told}): let this user write there, or name another --workspace"
+    return f"cannot be written ({told}): free the disk and run again"
 
 
 def _killed(task: Task, error: Any) -> TaskError:
@@ -299,33 +505,11 @@ def _killed(task: Task, error: Any) -> TaskError:
     )
 
 
-def _entered(ledger: Ledger, task: Task, result: Any, seconds: float) -> Any:
+def _entered(ledger: Ledger | Joint, task: Task, done: _Done) -> Any:
     try:
-        return _persistent(ledger.enter, task, result, seconds)
+        return _persistent(ledger.enter, task, done.result, done.seconds, done.failures, done.failure)[0]
     except OSError as error:
-        raise StoreError(
-            f"{ledger.folder}: the record of block {task.key} cannot be written ({error.strerror or error}): free the disk and run again"
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{hashlib.blake2b(content, digest_size=4).hexdigest()}")
-    try:
-        try:
-            temporary.write_bytes(content)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise StoreError(f"{ledger.folder}: the record of block {task.key} {_cure(error)}") from error
 
 
 def spans(size: int, step: int) -> list[slice]:

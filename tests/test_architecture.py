@@ -14,7 +14,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 #: Values and kernels at the bottom; the engine and the store above them; rooms above those; the order of rooms on top.
 VALUES = {"errors", "grid", "sinusoidal", "schema"}
-GROUND = {"kernels", "store", "store_inspection", "shards", "blocks"}
+GROUND = {"kernels", "store", "store_inspection", "shards", "blocks", "block_plan", "ledger"}
 ROOMS = {"sources", "cube", "features", "models", "fusion", "evaluate", "simulate", "fetch", "export"}
 TOP = {"workspace", "config", "cluster", "pipeline", "cli", "__init__", "receipts", "exports", "verify", "inspect"}
 

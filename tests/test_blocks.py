@@ -1,35 +1,24 @@
 """The engine does each task once, wherever it runs, and goes on where it stopped."""
 
+import importlib.metadata
 import json
 import os
 import pickle
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 from distributed import Client
-from sklearn.ensemble import RandomForestRegressor
 from tqdm.std import tqdm as std_tqdm
 
-from smscale import blocks, cluster, config
+from smscale import blocks, cluster
 from smscale.blocks import Ledger, Task
-from smscale.errors import InputError, StoreError, TaskError
-from smscale.models import save_model
-from smscale.pipeline.downscale import downscale
-from smscale.pipeline.layout import layout_of
-from smscale.pipeline.run import Run
-from smscale.workspace import Workspace
-
-
-class Enough(Exception):
-    """What a test wanted to see has been seen."""
+from smscale.errors import InputError, RecipeError, StoreError, TaskError
 
 
 def square(x: int, folder: str = "") -> dict[str, int]:
@@ -105,9 +94,14 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture(params=["here", "there"])
-def workers(request: pytest.FixtureRequest) -> Client | None:
-    """This process, then a cluster."""
-    return None if request.param == "here" else request.getfixturevalue("client")
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Client | None:
+    """This process, then a cluster; neither waits long before it tries again, yet so long that others finish meanwhile."""
+    monkeypatch.setattr(blocks, "RETRY_AFTER", (0.01, 0.01))
+    if request.param == "here":
+        return None
+    client: Client = request.getfixturevalue("client")
+    client.run(setattr, blocks, "RETRY_AFTER", (0.4, 0.4))
+    return client
 
 
 def fail_at_first(x: int, folder: str, times: int, how: str) -> int:
@@ -119,7 +113,12 @@ def fail_at_first(x: int, folder: str, times: int, how: str) -> int:
             file.write("x")
         if how == "exit":
             os._exit(1)
-        raise {"disk": OSError(28, "No space left on device"), "input": InputError(f"number {x} is no good")}[how]
+        raise {
+            "disk": OSError(28, "No space left on device"),
+            "device": OSError(5, "Input/output error"),
+            "refused": OSError(30, "Read-only file system", f"{folder}/map"),
+            "input": InputError(f"number {x} is no good"),
+        }[how]
     return x
 
 
@@ -148,17 +147,44 @@ def when_begun(ledger: Ledger, act: Callable[[], object]) -> None:
 
 def test_disk_that_is_full_for_a_moment_stops_nothing(tmp_path: Path, workers: Client | None) -> None:
     some = [Task(f"{x}", fail_at_first, (x, str(tmp_path), x % 2, "disk")) for x in range(6)]
-    outcome = blocks.run(some, Ledger(tmp_path / "ledger"), workers, progress=False)
+    said: list[str] = []
+    outcome = blocks.run(some, Ledger(tmp_path / "ledger"), workers, "maps", False, said.append)
     assert outcome.results == {f"{x}": x for x in range(6)}
+    why = "OSError: [Errno 28] No space left on device"
+    assert outcome.retried == {f"{x}": f"1 time, {why}" for x in (1, 3, 5)}
+    assert said == [f"maps       3 blocks tried again (the last: {next(reversed(outcome.retried))}, 1 time, {why})\n"]
+    record = json.loads((tmp_path / "ledger" / "3.json").read_text())
+    assert (record["failures"], record["failure"]) == (1, why)
+    assert "failures" not in json.loads((tmp_path / "ledger" / "2.json").read_text())
 
 
 def test_block_that_fails_again_and_again_is_named_and_others_stay_done(tmp_path: Path, workers: Client | None) -> None:
     ledger = Ledger(tmp_path / "ledger")
-    bad = Task("bad/block", fail_at_first, (7, str(tmp_path), 99, "disk"))
-    with pytest.raises(TaskError, match=r"block bad/block failed 3 times: OSError.* No space left") as told:
+    bad = Task("bad/block", fail_at_first, (7, str(tmp_path), 99, "device"))
+    with pytest.raises(TaskError, match=r"block bad/block failed 3 times: OSError.* Input/output error") as told:
         blocks.run([*tasks(5, tmp_path), bad], ledger, workers, progress=False)
     assert "\n" not in str(told.value)
     assert finished(ledger) == {f"n/{i}" for i in range(5)}
+
+
+def test_disk_that_stays_full_is_told_with_its_path_after_the_tries(tmp_path: Path, workers: Client | None) -> None:
+    bad = Task("bad", fail_at_first, (7, str(tmp_path), 99, "disk"))
+    with pytest.raises(StoreError, match=r"No space left on device\): free the disk and run again") as told:
+        blocks.run([*tasks(3, tmp_path), bad], Ledger(tmp_path / "ledger"), workers, progress=False)
+    assert str(tmp_path) in str(told.value)
+    assert "\n" not in str(told.value)
+    assert told.value.exit_code == 2
+    assert (tmp_path / "failed-7").read_text() == "xxx"
+    assert finished(Ledger(tmp_path / "ledger")) == {f"n/{i}" for i in range(3)}
+
+
+def test_read_only_store_is_told_at_once(tmp_path: Path, workers: Client | None) -> None:
+    bad = Task("bad", fail_at_first, (7, str(tmp_path), 99, "refused"))
+    expected = rf"{tmp_path}/map: cannot be written \(Read-only file system\): .*name another --workspace"
+    with pytest.raises(StoreError, match=expected) as told:
+        blocks.run([bad], Ledger(tmp_path / "ledger"), workers, progress=False)
+    assert told.value.exit_code == 2
+    assert (tmp_path / "failed-7").read_text() == "x", "what cannot heal is not tried again"
 
 
 def test_wrong_input_is_not_tried_again(tmp_path: Path, workers: Client | None) -> None:
@@ -192,7 +218,10 @@ def test_worker_that_dies_once_is_survived_and_guilty_block_is_named(tmp_path: P
     guilty = Task("guilty", fail_at_first, (99, str(tmp_path), 99, "exit"))
     ledger = Ledger(tmp_path / "ledger")
     with cluster.connect(workers=2, memory_per_worker="700MiB") as client:
-        assert blocks.run(once, ledger, client, progress=False).results == {f"once/{x}": x for x in range(12)}
+        survived = blocks.run(once, ledger, client, progress=False)
+        assert survived.results == {f"once/{x}": x for x in range(12)}
+        assert survived.workers_lost == 1
+        assert "1 worker lost, blocks done by others" in survived.trouble
         client.cluster.scheduler.allowed_failures = 0  # so that the guilty one ends two workers, not eight
         with pytest.raises(TaskError, match="block guilty ended 1 worker"):
             blocks.run([guilty, *tasks(20, tmp_path)], ledger, client, progress=False)
@@ -268,21 +297,61 @@ def test_short_blocks_travel_together_and_long_ones_alone(
     assert packs == [1] * 10
 
 
+def pack(*calls: tuple[Callable[..., Any], Any]) -> tuple[list[Any], Exception | None]:
+    done, error = blocks._pack([pickle.dumps((call, args)) for call, *args in calls])
+    return [one.result for one in done], error
+
+
 def test_pack_hands_back_what_time_or_an_error_left() -> None:
-    late, _ = blocks._pack([sleep] * 4, [(0, 0.0), (1, 2 * blocks.PACK_SECONDS), (2, 0.0), (3, 0.0)])
-    assert [result for result, _ in late] == [0, 1]
-    broken, error = blocks._pack([square, break_, square], [(1,), (2,), (3,)])
-    assert ([result for result, _ in broken], error) == ([{"square": 1}], None)
-    refused, error = blocks._pack([square, fail, square], [(1,), (2,), (3,)])
-    assert [result for result, _ in refused] == [{"square": 1}]
+    late = pack((sleep, 0, 0.0), (sleep, 1, 2 * blocks.PACK_SECONDS), (sleep, 2, 0.0), (sleep, 3, 0.0))
+    assert late == ([0, 1], None)
+    assert pack((square, 1), (break_, 2), (square, 3)) == ([{"square": 1}], None)
+    refused, error = pack((square, 1), (fail, 2), (square, 3))
+    assert refused == [{"square": 1}]
     assert isinstance(error, InputError)
 
 
-def test_error_among_short_blocks_names_its_own(tmp_path: Path, client: Client) -> None:
+def test_worker_without_a_module_is_told_not_waited_for(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def same(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    same = importlib.import_module("only_here").same
+    with pytest.raises(TaskError, match="block a failed 3 times: ModuleNotFoundError: No module named 'only_here'"):
+        blocks.run([Task("a", same, (1,))], Ledger(tmp_path / "ledger"), client, progress=False)
+
+
+def test_worker_of_another_version_is_refused(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = blocks.version("smscale")
+    monkeypatch.setattr(blocks, "version", Version("9.9"))
+    with pytest.raises(RecipeError, match=rf"worker tcp://.* has smscale {theirs}, this process 9.9: install the same"):
+        blocks.run([Task("a", square, (1,))], Ledger(tmp_path / "ledger"), client, progress=False)
+
+
+class Version:
+    """Says one version here; in another process it is the genuine function."""
+
+    def __init__(self, here: str) -> None:
+        self.here = here
+
+    def __call__(self, name: str) -> str:
+        return self.here
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (importlib.metadata, "version")
+
+
+def test_error_among_short_blocks_names_its_own_and_costs_no_finished_one(tmp_path: Path, client: Client) -> None:
     ledger = Ledger(tmp_path / "ledger")
     with pytest.raises(TaskError, match="block broken failed 3 times: ZeroDivisionError"):
         blocks.run([*tasks(100, tmp_path), Task("broken", break_, (7,))], ledger, client, progress=False)
+    before = finished(ledger)
+    assert before
+    assert before <= {f"n/{i}" for i in range(100)}
+    again = blocks.run(tasks(100, tmp_path), ledger, client, progress=False)
+    assert again.done_before == len(before)
     assert finished(ledger) == {f"n/{i}" for i in range(100)}
+    assert {(tmp_path / key.replace("n/", "calls-")).read_text() for key in before} == {"x"}
 
 
 def test_wrong_input_among_short_blocks_is_met_once(tmp_path: Path, client: Client) -> None:
@@ -294,7 +363,9 @@ def test_wrong_input_among_short_blocks_is_met_once(tmp_path: Path, client: Clie
     assert finished(ledger) >= {f"n/{i}" for i in range(8)}
 
 
-def test_rate_counts_only_what_this_run_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_counts_only_what_this_run_did_and_time_left_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bars: list[Any] = []
 
     class Kept(std_tqdm):  # type: ignore[type-arg]
@@ -306,42 +377,16 @@ def test_rate_counts_only_what_this_run_did(tmp_path: Path, monkeypatch: pytest.
     ledger = Ledger(tmp_path / "ledger")
     blocks.run(tasks(500, tmp_path), ledger, progress=False)
     bars.clear()
-    slow = [Task(f"{x}", sleep, (x, 0.05)) for x in range(10)]
+    slow = [Task(f"{x}", sleep, (x, 0.05), cells=50_000) for x in range(9)]
+    slow.append(Task("once", fail_at_first, (9, str(tmp_path), 1, "disk"), cells=50_000))
     blocks.run([*tasks(500, tmp_path), *slow], ledger)
     bar = bars[0]
     assert (bar["initial"], bar["n"], bar["total"]) == (500, 510, 510)
     assert "0/510" in std_tqdm.format_meter(**bar)
     rate = bar["rate"] or (bar["n"] - bar["initial"]) / bar["elapsed"]
     assert 2 < rate <= 20, "ten blocks of 0.05 s, not five hundred and ten"
-
-
-def test_bytes_of_a_task_do_not_grow_with_the_model(
-    tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"lst": rng.normal(290, 10, 400), "ndvi": rng.random(400)})
-    recipe = replace(
-        config.read(tiny_recipe),
-        models={"rf": {}},
-        region=(100.0, 29.0, 101.0, 30.0),
-        period=("2017-06-01", "2017-06-04"),
-    )
-    sent: dict[str, list[int]] = {"small": [], "large": []}
-    stored = {}
-    for size, trees in (("small", 1), ("large", 200)):
-        workspace = Workspace(tmp_path / size)
-        forest = RandomForestRegressor(trees, random_state=0).fit(table.to_numpy(np.float32), rng.random(400))
-        folder = save_model(workspace.model("rf"), forest, list(table), table, {}, {})
-        stored[size] = sum(path.stat().st_size for path in folder.rglob("*"))
-        workspace.finish("train", "0123456789abcdef", {"best": "rf"})
-
-        def weigh(todo: list[Task], *args: Any, size: str = size, **how: Any) -> None:
-            sent[size] += [len(pickle.dumps((task.call, task.args))) for task in todo]
-            raise Enough
-
-        monkeypatch.setattr(blocks, "run", weigh)
-        with pytest.raises(Enough):
-            downscale(Run(recipe, workspace, ("train", "downscale")), layout_of(recipe))
-    assert stored["large"] > 20 * stored["small"]
-    assert sent["large"] == sent["small"]
-    assert 0 < max(sent["large"]) < 5000
+    shown = re.search(r"([\d.]+)kcells/s, 1 tried again$", bar["postfix"])
+    assert shown is not None
+    assert 50 < float(shown[1]) <= 1000, "ten blocks of 50 000 cells in half a second, and half a second lost"
+    half = std_tqdm.format_meter(**bar | {"n": 505, "elapsed": 1.0, "rate": 5.0})
+    assert "<00:01, " in half, "five blocks left at five a second"
