@@ -4,7 +4,8 @@ Two scenes are made. "rough": fractal terrain down to single cells with the slop
 cover in patches, and per day LST (season, lapse, weather, noise of each cell), NDVI, EVI and ET with noise. "smooth": the
 same over `SMOOTH` cells, with noise in LST alone. The forest has learnt noisy soil moisture at random cells and days.
 scikit-learn predicts one day's table, made beforehand; ours reads planes of one day, or of `DAYS` at once, without and with
-clouds. All in turns, as many threads as BLAS has (ours) or as named (scikit-learn's).
+clouds, and a block as the pipeline has them (`BLOCK`, under more clouds). A table of scattered rows (cells and days at random) is
+given to both. All in turns, as many threads as BLAS has (ours) or as named (scikit-learn's).
 treelite, tl2cgen and onnxruntime are slower than scikit-learn here, or take an hour to compile (docs), and are not measured.
 Run: python -m benchmarks forest
 """
@@ -24,6 +25,8 @@ from smscale.models.tree_arrays import ForestPredictor
 
 #: Cells along latitude and longitude, at 0.01 degrees; days in a run; share of cells without LST under clouds.
 ROWS, COLUMNS, DAYS, CLOUDS = 256, 256, 16, 0.4
+#: Days, rows and columns of a block of the pipeline, and its share without LST; rows of a scattered table.
+BLOCK, OVERCAST, SCATTERED = (8, 300, 300), 0.85, 20_000
 SAMPLES, TREES, REPEATS = 8670, 300, 3
 #: Cells of the province that times are given for.
 PROVINCE = 1_125_000
@@ -87,14 +90,24 @@ def smoothed(planes: list[np.ndarray]) -> list[np.ndarray]:
     return fields
 
 
-def clouded(planes: list[np.ndarray]) -> list[np.ndarray]:
+def clouded(planes: list[np.ndarray], share: float = CLOUDS) -> list[np.ndarray]:
     """The scene without LST where clouds are: in patches, others each day."""
     lst = planes[6].copy()
     for day, plane in enumerate(lst):
         y, x = np.indices(plane.shape) / 50
         cloud = fbm(x, y, 500 + day, 4, 0.6)
-        plane[cloud > np.quantile(cloud, 1 - CLOUDS)] = np.nan
+        plane[cloud > np.quantile(cloud, 1 - share)] = np.nan
     return [*planes[:6], lst, *planes[7:]]
+
+
+def scattered(rows: int = SCATTERED) -> np.ndarray:
+    """(n, 12): cells of a province and days at random, no two neighbours."""
+    rng = np.random.default_rng(4)
+    every = table(scene(750, 1500, 1, seed=7))
+    X = every[rng.integers(0, len(every), rows)]
+    X[:, 6] += 8 * rng.normal(size=rows)
+    X[:, 10] = rng.integers(91, 265, rows)
+    return X
 
 
 def first_day(planes: list[np.ndarray]) -> list[np.ndarray]:
@@ -123,10 +136,29 @@ def runs_of(
     return runs, dict(zip(runs, [*[len(X)] * 4, DAYS * len(X), known], strict=True))
 
 
+def apart(peer: RandomForestRegressor, ours: ForestPredictor) -> None:
+    """Print medians of a scattered table, and of a block of the pipeline."""
+    X, planes = scattered(), clouded(scene(BLOCK[1], BLOCK[2], BLOCK[0]), OVERCAST)
+    rows = table(planes)
+    runs: dict[str, Callable[[], object]] = {}
+    for name, values in {f"{len(X)} scattered rows": X, f"the {len(rows)} known cells of a block": rows}.items():
+        for threads in (1, 2):
+            runs[f"scikit-learn, n_jobs={threads}, {name}"] = lambda x=values, n=threads: peer.set_params(
+                n_jobs=n
+            ).predict(x)
+    runs[f"ours, {len(X)} scattered rows, one thread"] = lambda: ours.predict(X)
+    runs[f"ours, that block from planes, {OVERCAST:.0%} clouds"] = lambda: ours.predict_planes(planes)
+    expected = peer.set_params(n_jobs=1).predict(X).astype(np.float32)
+    print(f"\nForest of {TREES} trees; same bits: {np.array_equal(ours.predict(X), expected)}")
+    for run, value in medians(runs, REPEATS).items():
+        print(f"  {run:58s} {value:8.2f} s")
+
+
 def main() -> None:
     """Print medians, for a day of a province."""
     peer = forest()
     ours = rf_from_arrays(*rf_to_arrays(peer))
+    apart(peer, ours)
     rough = scene(ROWS, COLUMNS, DAYS)
     for name, planes in {"rough": rough, "smooth": smoothed(rough)}.items():
         X = table(first_day(planes))

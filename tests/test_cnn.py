@@ -20,9 +20,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from smscale.errors import InputError
+from smscale.kernels.cnn import TILE
 from smscale.models.cnn import CNNRegressor, cnn_from_arrays, cnn_to_arrays
 from smscale.models.cnn.estimator import BLOCKS, _blocks, _shrinkage
-from smscale.models.cnn.layers import ROWS
 from smscale.models.cnn.patch import neighbourhood, patch_columns, patch_offsets
 from smscale.models.ridge import PENALTIES, ridge_coefficients, ridge_penalty
 from smscale.models.samples import inner_split, merge_rows
@@ -89,7 +89,7 @@ def test_numpy_prediction_equals_torch_for_any_number_of_predictors(predictors: 
     rng = np.random.default_rng(predictors)
     columns = predictors * patch**2
     mean, scale, target = rng.normal(size=columns), rng.uniform(0.5, 2, columns), np.array([0.2, 0.05])
-    X = rng.normal(size=(ROWS + 3, columns)).astype(np.float32)
+    X = rng.normal(size=(TILE + 3, columns)).astype(np.float32)
     arrays = network.to_arrays()
     arrays["dense_bias"] = arrays["dense_bias"].sum(keepdims=True)
     linear = rng.normal(size=columns)
@@ -105,7 +105,7 @@ def test_numpy_prediction_equals_torch_for_any_number_of_predictors(predictors: 
 
 
 def test_prediction_in_float64_does_not_depend_on_a_rows_place(fitted: CNNRegressor) -> None:
-    X, _ = made(ROWS + 30, seed=7)
+    X, _ = made(TILE + 30, seed=7)
     order = np.random.default_rng(0).permutation(len(X))
     network = cnn_from_arrays(fitted.arrays_ | {"linear": np.zeros(5)})
     # One float32 rounding of sums that agree to float64's.
@@ -113,6 +113,41 @@ def test_prediction_in_float64_does_not_depend_on_a_rows_place(fitted: CNNRegres
     np.testing.assert_allclose(network.predict(X[:1]), network.predict(X)[:1], rtol=1.2e-7)
     # float32: sums of a few hundred products in another order
     np.testing.assert_allclose(network.predict(X.astype(np.float32)), network.predict(X), rtol=1e-5)
+
+
+def test_masked_cells_of_planes_are_skipped_and_the_others_have_the_bits_of_rows(
+    fitted: CNNRegressor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smscale.kernels import planes, threads
+    from smscale.models import make_predictor
+
+    X, _ = made()
+    predictor = make_predictor(fitted, list("abcde"), X)
+    rng = np.random.default_rng(0)
+    shape = (3, 40, 57)
+    full = [rng.normal(size=shape).astype(np.float32) for _ in range(3)]
+    hidden = rng.random(shape) < 0.7
+    full[0][hidden] = np.nan
+    full[1][hidden] = np.inf  # would spread, were it calculated with
+    given_ = [*full, rng.normal(size=(1, 40, 1)).astype(np.float32), np.float32(0.3)]
+    rows = np.stack([plane[~hidden] for plane in np.broadcast_arrays(*given_)], axis=1)
+    expected = predictor.model.predict(rows)
+    monkeypatch.setattr(planes, "TABLE", 5000)
+    for count in (1, 3):
+        monkeypatch.setattr(threads, "blas_threads", lambda n=count: n)
+        found = predictor.predict_planes(given_)
+        np.testing.assert_array_equal(found[~hidden], expected)
+        assert np.isnan(found[hidden]).all()
+    rows.setflags(write=False)
+    np.testing.assert_array_equal(predictor.model.predict(np.asfortranarray(rows)), expected)
+
+
+def test_predictors_beyond_float32_give_nan_though_no_rectifier_reaches_them(fitted: CNNRegressor) -> None:
+    open_ends = {"low": np.full(5, -np.inf), "high": np.full(5, np.inf), "linear": np.zeros(5)}
+    network = cnn_from_arrays(fitted.arrays_ | open_ends)
+    X = np.zeros((TILE + 2, 5))
+    X[TILE, 2] = -1e300
+    assert np.flatnonzero(np.isnan(network.predict(X))).tolist() == [TILE]
 
 
 def test_convolution_groups_keep_the_members_apart() -> None:

@@ -10,6 +10,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from smscale.errors import InputError
 from smscale.kernels import forest_tiles
+from smscale.kernels import threads as threads_of_blas
 from smscale.models import make_predictor
 from smscale.models.forests import rf_from_arrays, rf_to_arrays
 from smscale.models.residual_trees import ResidualTrees
@@ -174,7 +175,7 @@ def test_arrays_that_cannot_be_written_are_read() -> None:
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, fields = flat(grown()), planes((2, 200, 150))
     found = []
-    for threads in (1, 4):
-        monkeypatch.setattr(forest_tiles, "threadpool_info", lambda n=threads: [{"user_api": "blas", "num_threads": n}])
+    for count in (1, 4):
+        monkeypatch.setattr(threads_of_blas, "blas_threads", lambda n=count: n)
         found.append(model.predict_planes(fields))
     np.testing.assert_array_equal(*found)

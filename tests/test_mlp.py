@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from smscale.kernels import mlp
+from smscale.kernels import mlp, threads
 
 Network = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]
 
@@ -112,20 +112,39 @@ def test_a_cell_does_not_depend_on_where_it_stands() -> None:
     np.testing.assert_array_equal(mlp.predict_planes(list(x.T), *network), whole)
 
 
+@pytest.mark.parametrize("masked", [0.05, 0.85, 1.0])
+def test_masked_cells_are_skipped_whatever_they_hold(masked: float) -> None:
+    """The bits of a table of the other cells alone, with numbers and poison in what is masked, over several slabs."""
+    network, rng = random_network(6, 9), np.random.default_rng(3)
+    shape = (3, 170, 331)
+    row, column = rng.normal(size=(1, 170, 1)), rng.normal(size=(1, 1, 331))
+    full = [rng.normal(size=shape).astype(np.float32) for _ in range(3)]
+    hidden = rng.random(shape) < masked
+    full[0][hidden] = np.nan
+    full[1][hidden & (rng.random(shape) < 0.5)] = np.inf
+    full[2][hidden & (rng.random(shape) < 0.5)] = -3e38
+    found = mlp.predict_planes([row, full[0], column, full[1], 0.25, full[2]], *network)
+    views = np.broadcast_arrays(row, full[0], column, full[1], 0.25, full[2])
+    table = np.stack([view[~hidden] for view in views], axis=1)
+    np.testing.assert_array_equal(found[~hidden], mlp.predict(table, *network))
+    assert np.isnan(found[hidden]).all()
+    assert np.isfinite(found[~hidden]).all()
+
+
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = random_network(3, 5), np.random.default_rng(0).normal(size=(3, 2, 300, 400)).astype(np.float32)
+    found = []
+    for count in (1, 4):
+        monkeypatch.setattr(threads, "blas_threads", lambda n=count: n)
+        found.append(mlp.predict_planes(list(x), *network))
+    np.testing.assert_array_equal(*found)
+
+
 def test_predictors_are_not_changed_by_bounds() -> None:
     x = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
     before = x.copy()
     mlp.predict_planes(list(x.T), *random_network(2, 3), lower=[-0.1, -0.1], upper=[0.1, 0.1])
     np.testing.assert_array_equal(x, before)
-
-
-@given(shape=st.lists(st.integers(0, 9), min_size=1, max_size=4), cells=st.integers(1, 200))
-def test_slabs_cover_every_cell_once(shape: list[int], cells: int) -> None:
-    count = np.zeros(shape, np.int64)
-    for index in mlp.slabs(tuple(shape), cells):
-        assert count[index].size <= cells or count[index].size == 1
-        count[index] += 1
-    assert (count == 1).all()
 
 
 def test_what_single_precision_cannot_hold_is_missing_without_a_warning() -> None:

@@ -13,7 +13,6 @@ Each cell adds its leaves in the order of the trees, in float64: the sum is that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -23,7 +22,8 @@ from numba import njit, types
 from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
 from numba.extending import intrinsic as _intrinsic
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info
+
+from smscale.kernels.threads import in_threads
 
 Singles = NDArray[np.float32]
 Part = tuple[slice, ...]
@@ -77,7 +77,6 @@ def fill(out: Singles, planes: Sequence[NDArray[Any]], trees: Trees, under: Unde
 
     As many blocks are run at once as BLAS has threads.
     """
-    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
     steps = block_of(len(out))
     cuts = [[slice(at, at + step) for at in range(0, size, step)] for size, step in zip(out.shape, steps, strict=True)]
     parts = list(product(*cuts))
@@ -88,12 +87,7 @@ def fill(out: Singles, planes: Sequence[NDArray[Any]], trees: Trees, under: Unde
         _block(block, _tiled(planes, part, block.shape), trees, under, deepest)
         out[part] = block
 
-    if threads == 1 or len(parts) == 1:
-        for part in parts:
-            run(part)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, parts))
+    in_threads(run, parts)
 
 
 def block_of(days: int) -> tuple[int, int, int]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from smscale.kernels import neighbours as near
+from smscale.kernels.neighbour_ranks import LANES
+from smscale.kernels.radial import Radial
 from smscale.kernels.sphere import COLOCATED
 
 Floats = NDArray[np.float64]
@@ -96,14 +98,12 @@ def fill(
 ) -> None:
     """Fill `out` (t, rows, cols) with what `inverse_distance` gives for the cells of a grid."""
 
-    def finish(out: NDArray[np.float32], chunk: near.Chunk, group: near.Group) -> NDArray[np.bool_]:
-        short = np.zeros((len(chunk.tiles), len(group.reporting)), bool)
-        weights = near.in_pieces(partial(_weights, power=power), chunk.distance)
-        shared = (group.values, group.reporting, group.needed, group.columns, group.first)
-        _fill_tiles(out, *chunk, weights, *shared, short)
+    def finish(out: NDArray[np.float32], axes: near.Axes, chunk: near.Chunk, group: near.Group) -> NDArray[np.bool_]:
+        short = np.zeros((len(chunk.tiles), len(group.silence.reporting)), bool)
+        _fill_tiles(out, axes, chunk, group.points, group.silence, short, LANES)
         return short
 
-    near.fill(out, cells, points, values, neighbours, finish)
+    near.fill(out, cells, points, values, neighbours, Radial(partial(_weights, power=power), None), finish)
 
 
 def _weights(distance: Floats, power: float) -> Floats:
@@ -115,56 +115,47 @@ def _weights(distance: Floats, power: float) -> Floats:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fill_tiles(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    out, tiles, start, candidates, first, distance, base, _pairs, _square, safe,
-    weights, values, reporting, needed, columns, column_first, short,
-):  # fmt: skip
+def _fill_tiles(out, axes, chunk, points, silence, short, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """All tiles of a chunk; says in `short` (tiles, patterns) where candidates were too few."""
-    lanes = distance.size - base[-1]
-    for p in range(len(tiles)):
-        own = candidates[first[p] : first[p + 1]]
-        c, m, width = own.size, start[p + 1] - start[p], tiles[p, 3] - tiles[p, 2]
-        apart = distance[base[p] : base[p + 1]].reshape(c, m)
-        nearest, certain = near.rank(apart, safe[start[p] : start[p + 1]], len(reporting), needed[0])
-        own_weights = weights[base[p] : base[p + 1] + lanes]
-        at = _at_points(apart)
+    for p in range(len(chunk.tiles)):
+        tile = chunk.tiles[p]
+        own, distance, weights, nearest, certain = near.open_tile(p, axes, chunk, points, silence, lanes)
+        rooms = near.room(certain.size, own, silence)
+        at = _at_points(distance, certain.size, chunk.low[chunk.first[p] : chunk.first[p + 1]])
         some = at.any()
-        bits, runs = np.empty((m, nearest.shape[2]), np.uint64), np.empty((m, 3), np.int64)
-        members = np.zeros((m, (needed.max() + 3) // 4 * 4), np.int64)
-        for pattern in range(len(reporting)):
-            k = needed[pattern]
-            mask = near.mask_of(reporting[pattern], own)
-            sets, found = near.find_sets(nearest, certain, mask, k, width, bits, members, runs)
+        for pattern in range(len(silence.reporting)):
+            sets, found, days = near.sets_of(pattern, tile, own, nearest, certain, silence, rooms)
             if found < 0:
                 short[p, pattern] = True
                 continue
-            days = columns[column_first[pattern] : column_first[pattern + 1]]
+            members, runs, k = rooms[1][:sets], rooms[2][:found], silence.needed[pattern]
             level, shares = np.zeros((sets, days.size)), np.zeros((sets, days.size, members.shape[1]))
             for s in range(sets):
                 for day in range(days.size):
                     for j in range(k):
-                        shares[s, day, j] = values[own[members[s, j]], days[day]]
+                        shares[s, day, j] = silence.values[own[members[s, j]], days[day]]
             present = np.zeros(members.shape[1])
             present[:k] = 1.0
-            near.evaluate(out, tiles[p], m, lanes, runs[:found], members, level, shares, own_weights, present, days)
+            near.sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, days)
             if some:
-                _repair(out, tiles[p], at, runs[:found], members[:, :k], apart, values, own, days)
+                _repair(out, tile, at, runs, members[:, :k], distance, silence.values, own, days)
 
 
 @njit(nogil=True, cache=True)
-def _at_points(apart):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _at_points(distance, m, low):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """(m,) bool: cells that lie at the place of a candidate."""
-    at = np.zeros(apart.shape[1], np.bool_)
-    for j in range(apart.shape[0]):
-        for i in range(apart.shape[1]):
-            at[i] |= apart[j, i] <= COLOCATED
+    at = np.zeros(m, np.bool_)
+    for j in range(low.size):
+        if low[j] <= COLOCATED:
+            for i in range(m):
+                at[i] |= distance[j * m + i] <= COLOCATED
     return at
 
 
 @njit(nogil=True, cache=True)
-def _repair(out, tile, at, runs, members, apart, values, own, days):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _repair(out, tile, at, runs, members, distance, values, own, days):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """The mean of the values at a cell's own place, where its set has any."""
-    width = tile[3] - tile[2]
+    m, width = at.size, tile[3] - tile[2]
     for r in range(len(runs)):
         a, b, s = runs[r]
         for i in range(a, b):
@@ -173,7 +164,7 @@ def _repair(out, tile, at, runs, members, apart, values, own, days):  # type: ig
             for day in days:
                 total, count = 0.0, 0
                 for j in members[s]:
-                    if apart[j, i] <= COLOCATED:
+                    if distance[j * m + i] <= COLOCATED:
                         total += values[own[j], day]
                         count += 1
                 if count:

@@ -10,22 +10,35 @@ complement of their block): the product B x serves all times, and each adds |S| 
 report than are silent, those are taken directly: with K = L L' among them,
 
     C(0) - |L^-1 c|**2 + (1 - v . L^-1 c)**2 / (v . v),    v = L^-1 1.
+
+All this is quadratic in x. On a regular grid few stations are near a tile: with x = f + sum over them of c_j e_j, the part of f alone
+and the factors of each c_j are smooth in the tile, and are computed at its nodes only (`node_tiles`); c_j is each cell's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from smscale.kernels.kriging import Covariance, Floats, Integers, SingularSystemError, factor
-from smscale.kernels.sphere import pair_distance
+from smscale.kernels.node_tiles import (
+    NODES,
+    Span,
+    groups,
+    node_weights,
+    nodes_and_near,
+    spans,
+    tile_width,
+    within,
+)
+from smscale.kernels.sphere import chord_points, pair_distance
+from smscale.kernels.threads import in_threads
 
 Singles = NDArray[np.float32]
 #: Indices of the points that report, and of the times at which just these do.
@@ -39,6 +52,14 @@ TILE_NUMBERS, TILE_CELLS = 2_000_000, 8192
 SINGLE_CONDITION = 50.0
 #: The inverse for all stations is not trusted, and each time factored by itself, from this condition on.
 INVERSE_CONDITION = 1e10
+#: Times that are computed at once at the nodes of a tile, and that are finished at once: bounds memory.
+BATCH, SLAB = 16, 16
+#: Columns of the grid that are finished at once: bounds memory.
+COLUMNS = 512
+#: Stations near a tile from which on it is computed cell by cell.
+MANY = 8
+#: Parts at nodes so many times as large as the variance cancel: interpolation and float32 would show it.
+CANCELLING = 8.0
 
 
 class Share(NamedTuple):
@@ -96,17 +117,202 @@ def fill(out: Singles, targets: Targets, system: System) -> None:
     """
     heard = np.concatenate([np.empty(0, np.int64), *(share.times for share in system.shares)])
     out[np.setdiff1d(np.arange(len(out)), heard)] = np.nan
-    if not system.shares:
+    if not system.shares or out.size == 0:
         return
     tiles = list(_tiles(out.shape[1], out.shape[2], len(system.points) + 1))
-    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
-    run = partial(_tile, out, targets, system)
-    if threads == 1 or len(tiles) == 1:
-        for tile in tiles:
-            run(tile)
+    in_threads(partial(_tile, out, targets, system), tiles, uses_blas=True)
+
+
+def fill_grid(out: Singles, lon: Floats, lat: Floats, system: System, kink: float = np.inf) -> None:
+    """As `fill` at lat (m,) and lon (n,) degrees, each ascending or descending, of a grid that `node_tiles.suits`.
+
+    Parameters
+    ----------
+    kink : a distance (km) at which the covariance is not smooth, beside 0
+    """
+    heard = np.concatenate([np.empty(0, np.int64), *(share.times for share in system.shares)])
+    out[np.setdiff1d(np.arange(len(out)), heard)] = np.nan
+    if not system.shares or out.size == 0:
         return
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, tiles))
+    width = tile_width(lon)
+    batches, columns = _batches(system), list(spans(lon, width))
+
+    def strip(row: Span) -> None:
+        for group in groups(columns, COLUMNS):
+            _strip(out, lon, lat, row, group, system, batches, kink)
+
+    in_threads(strip, list(spans(lat, width)), uses_blas=True)
+
+
+class Batch(NamedTuple):
+    """Some shares (numbers (b,) in the system) of one kind, padded to one size: rows (b, k), roots (b, r, k), signs (b, r)."""
+
+    numbers: Integers
+    lacking: bool
+    rows: Integers
+    roots: NDArray[Any]
+    signs: NDArray[Any]
+
+
+def _batches(system: System) -> list[Batch]:
+    """Shares of like size together; what is padded meets a row of zeros."""
+    kinds: dict[tuple[bool, str], list[int]] = {}
+    for number, share in enumerate(system.shares):
+        kinds.setdefault((share.lacking, share.root.dtype.str), []).append(number)
+    found = []
+    for (lacking, kind), members in kinds.items():
+        members.sort(key=lambda number: system.shares[number].rows.size)
+        for start in range(0, len(members), BATCH):
+            part = members[start : start + BATCH]
+            shares = [system.shares[number] for number in part]
+            k, r = max(share.rows.size for share in shares), max(share.signs.size for share in shares)
+            rows = np.full((len(part), k), len(system.points) + 1)
+            roots, signs = np.zeros((len(part), r, k), kind), np.zeros((len(part), r), kind)
+            for i, share in enumerate(shares):
+                rows[i, : share.rows.size], signs[i, : share.signs.size] = share.rows, share.signs
+                roots[i, : share.root.shape[0], : share.rows.size] = share.root
+            found.append(Batch(np.array(part), lacking, rows, roots, signs))
+    return found
+
+
+class NearPart(NamedTuple):
+    """What q stations near a tile add: sum over j of c_j (linear_j + sum over k of square_jk c_k).
+
+    linear : (s, q, NODES, cells) at nodes along latitude and cells along longitude; square : (s, q, q); cross : (q, rows, cells)
+    """
+
+    cells: slice
+    linear: Singles
+    square: Singles
+    cross: Singles
+
+
+def _strip(
+    out: Singles,
+    lon: Floats,
+    lat: Floats,
+    row: Span,
+    columns: list[Span],
+    system: System,
+    batches: list[Batch],
+    kink: float,
+) -> None:
+    """Some neighbouring tiles between two parallels."""
+    weights = node_weights(lat[row.cells], row).astype(np.float32)
+    cells = slice(columns[0].cells.start, columns[-1].cells.stop)
+    far = np.zeros((len(system.shares), NODES, cells.stop - cells.start), np.float32)
+    near, exact = [], []
+    for column in columns:
+        part = _at_nodes(far[:, :, within(column.cells, cells)], lon, lat, row, column, system, batches, kink)
+        if part is None:
+            exact.append(column)
+        elif len(part.cross):
+            near.append(part)
+    for start in range(0, len(system.shares), SLAB):
+        slab = slice(start, start + SLAB)
+        tile = np.matmul(weights, far[slab])
+        for part in near:
+            _add_near(tile[:, :, within(part.cells, cells)], weights, part.linear[slab], part.square[slab], part.cross)
+        np.maximum(tile, 0.0, out=tile)
+        for share, field in zip(system.shares[slab], tile, strict=True):
+            out[share.times, row.cells, cells] = field
+    for column in exact:
+
+        def targets(rows: slice, some: slice) -> Floats:
+            y, x = np.meshgrid(lat[rows], lon[some], indexing="ij")
+            return chord_points(x.ravel(), y.ravel())
+
+        for rows in _pieces(row.cells, column.cells, len(system.points) + 1):
+            _tile(out, targets, system, (rows, column.cells))
+
+
+def _at_nodes(
+    far: Singles,
+    lon: Floats,
+    lat: Floats,
+    row: Span,
+    column: Span,
+    system: System,
+    batches: list[Batch],
+    kink: float,
+) -> NearPart | None:
+    """The far part of all shares into `far` (s, NODES, cells), and the near one; None where the tile must be computed cell by cell."""
+    nodes, close = nodes_and_near(row, column, system.points, kink)
+    near = np.flatnonzero(close)
+    if near.size >= MANY:
+        return None
+    n, q = len(system.points), near.size
+    # Far covariances and the 1 at the nodes, and a unit column for each near station; a row of zeros for what is padded.
+    x = np.zeros((n + 2, len(nodes) + q))
+    x[:n, : len(nodes)][~close] = system.covariance(pair_distance(system.points[~close], nodes))
+    x[n, : len(nodes)] = 1.0
+    x[near, len(nodes) + np.arange(q)] = 1.0
+    tables, base = {False: x}, {False: np.zeros((1 + q, len(nodes) + q))}
+    if system.inverse is not None:
+        tables[True] = np.zeros_like(x)
+        tables[True][:-1] = system.inverse @ x[:-1]
+        base[True] = _quadratic(x, tables[True], len(nodes))
+    fields, squares = np.empty((len(system.shares), 1 + q, len(nodes))), np.empty((len(system.shares), q, q))
+    for batch in batches:
+        parts = batch.roots @ tables[batch.lacking].astype(batch.roots.dtype, copy=False)[batch.rows]
+        signed = parts * batch.signs[:, :, None]
+        whole = np.empty((len(parts), 1 + q, len(nodes) + q))
+        whole[:, 0] = np.einsum("brm,brm->bm", signed, parts)
+        whole[:, 1:] = signed[:, :, len(nodes) :].swapaxes(1, 2) @ parts
+        whole -= base[batch.lacking]
+        fields[batch.numbers], squares[batch.numbers] = whole[:, :, : len(nodes)], whole[:, 1:, len(nodes) :]
+    fields[:, 0] += system.prior
+    fields[:, 1:] *= 2.0
+    sizes = [
+        np.abs(fields[:, 0]).max(),
+        *(np.abs(part).max(initial=0.0) * system.prior for part in (fields[:, 1:], squares * system.prior)),
+    ]
+    if not max(sizes) <= CANCELLING * system.prior:
+        return None
+    along = node_weights(lon[column.cells], column)
+    interpolated = fields.reshape(-1, NODES) @ along.T
+    interpolated = interpolated.reshape(len(fields), 1 + q, NODES, -1).astype(np.float32)
+    far[...] = interpolated[:, 0]
+    y, east = np.meshgrid(lat[row.cells], lon[column.cells], indexing="ij")
+    cross = system.covariance(pair_distance(system.points[near], chord_points(east.ravel(), y.ravel())))
+    return NearPart(
+        column.cells,
+        np.ascontiguousarray(interpolated[:, 1:]),
+        squares.astype(np.float32),
+        cross.astype(np.float32).reshape(q, *y.shape),
+    )
+
+
+def _quadratic(x: Floats, table: Floats, nodes: int) -> Floats:
+    """(1 + q, nodes + q): x'Bx at the nodes, and the products of the near stations' columns with all, B x being `table`."""
+    return np.vstack([np.einsum("nm,nm->m", x, table), x[:, nodes:].T @ table])
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _add_near(out, weights, linear, square, cross):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """The near part onto `out` (s, r, c), with weights (r, NODES) along latitude."""
+    line = np.empty(out.shape[2], np.float32)
+    for s in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            for j in range(cross.shape[0]):
+                line[:] = 0.0
+                for node in range(weights.shape[1]):
+                    share, part = weights[i, node], linear[s, j, node]
+                    for c in range(line.size):
+                        line[c] += share * part[c]
+                for k in range(cross.shape[0]):
+                    share, part = square[s, j, k], cross[k, i]
+                    for c in range(line.size):
+                        line[c] += share * part[c]
+                for c in range(line.size):
+                    out[s, i, c] += cross[j, i, c] * line[c]
+
+
+def _pieces(rows: slice, columns: slice, width: int) -> Iterator[slice]:
+    """Rows of a tile, as many at once as memory has room for."""
+    step = max(1, min(TILE_CELLS, TILE_NUMBERS // width) // max(1, columns.stop - columns.start))
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop))
 
 
 def _tile(out: Singles, targets: Targets, system: System, tile: tuple[slice, slice]) -> None:
@@ -173,7 +379,7 @@ def _tiles(rows: int, columns: int, width: int) -> Iterator[tuple[slice, slice]]
     """Row and column slices of at most as many cells as memory, or the cache, has room for."""
     cells = max(1, min(TILE_CELLS, TILE_NUMBERS // width))
     across = min(cells, columns)
-    down = max(1, cells // max(across, 1))
+    down = max(1, cells // across)
     for top in range(0, rows, down):
-        for left in range(0, columns, max(across, 1)):
+        for left in range(0, columns, across):
             yield slice(top, min(top + down, rows)), slice(left, min(left + across, columns))

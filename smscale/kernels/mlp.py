@@ -9,17 +9,32 @@ blocks that stay in the first-level cache; nothing of the size (samples, neurons
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from smscale.kernels.planes import (
+    BAND,
+    ITEM,
+    MOST_ROWS,
+    SLAB,
+    Index,
+    find_known,
+    find_rows,
+    pointer,
+    slab,
+    slabs,
+    value,
+    views_of,
+)
+from smscale.kernels.threads import in_threads
+
 Floats32 = NDArray[np.float32]
 
 #: Samples in a block: 12 predictors and 3 work rows of float32 fit 32 KiB of first-level cache.
 BLOCK = 512
-#: Cells gathered at once from separate planes; 12 predictors of float32 stay in a second-level cache of 1 MiB.
-SLAB = 1 << 14
 
 #: tanh x = x P(x^2) / Q(x^2) on |x| <= 7.8, where 1 - tanh x = 3.4e-7. Our own minimax fit (Loeb's linearised least squares
 #: with Lawson's weights, 4 000 Chebyshev nodes): relative error 1.2e-7, and 4e-7 once evaluated in float32.
@@ -123,35 +138,117 @@ def forward_block(
         j += 2
 
 
-# Not cached: a caller of other compiled kernels rounds differently when it is loaded from numba's cache.
-@numba.njit(nogil=True, error_model="numpy")
-def _forward(
-    planes: Floats32,
-    neurons: Floats32,
-    bias: np.float32,
-    linear: Floats32,
-    lower: Floats32,
-    upper: Floats32,
-    out: Floats32,
-) -> None:
-    """Whole blocks only, so that a cell's value does not depend on where it stands: planes (k, n), n a multiple of BLOCK.
+@numba.njit(inline="always")
+def _gather(planes, steps, cells, size, bounds, block, filled):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Predictors of some cells of a row, within their bounds and less their shift, to block[:, filled : filled + size].
 
-    Planes are held within lower and upper (k,), in place. NaN where a predictor is missing: x - x is 0 or NaN, here without
-    fast maths.
+    cells : (size,) their places in the row, ascending;  bounds (3, k) : shift, lower, upper
     """
-    k, n = planes.shape
-    work, missing = np.empty((3, BLOCK), np.float32), np.empty(BLOCK, np.float32)
-    for start in range(0, n, BLOCK):
-        missing[:] = 0
-        for c in range(k):
-            plane, least, most = planes[c, start : start + BLOCK], lower[c], upper[c]
-            for i in range(BLOCK):
-                missing[i] += plane[i] - plane[i]
-                plane[i] = min(max(plane[i], least), most)
-        forward_block(planes, start, BLOCK, neurons, bias, linear, work)
-        block = out[start : start + BLOCK]
+    first = cells[0]
+    run = cells[size - 1] - first == size - 1
+    for c in range(planes.size):
+        shift, least, most = bounds[0, c], bounds[1, c], bounds[2, c]
+        row = block[c, filled : filled + size]
+        if steps[c] == 0:
+            row[:] = min(max(value(planes[c]) - shift, least), most)
+        elif run and steps[c] == ITEM:
+            plane = numba.carray(pointer(planes[c] + first * ITEM), size)
+            for i in range(size):
+                row[i] = min(max(plane[i] - shift, least), most)
+        else:
+            for i in range(size):
+                row[i] = min(max(value(planes[c] + cells[i] * steps[c]) - shift, least), most)
+
+
+@numba.njit(inline="always")
+def _network(block, neurons, bias, linear, work):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Network of a block (k, BLOCK), left in work[0]; work (5, BLOCK), neurons (h, k + 2), k and h multiples of four."""
+    h, k = neurons.shape[0], block.shape[0]
+    total, a, b, d, e = work[0], work[1], work[2], work[3], work[4]
+    total[:] = bias
+    for c in range(0, k, 4):
+        p0, p1, p2, p3 = block[c], block[c + 1], block[c + 2], block[c + 3]
+        l0, l1, l2, l3 = linear[c], linear[c + 1], linear[c + 2], linear[c + 3]
         for i in range(BLOCK):
-            block[i] = work[0, i] + missing[i]
+            total[i] += l0 * p0[i] + l1 * p1[i] + l2 * p2[i] + l3 * p3[i]
+    for j in range(0, h, 4):
+        n0, n1, n2, n3 = neurons[j], neurons[j + 1], neurons[j + 2], neurons[j + 3]
+        a[:], b[:], d[:], e[:] = n0[k], n1[k], n2[k], n3[k]
+        for c in range(0, k, 4):
+            p0, p1, p2, p3 = block[c], block[c + 1], block[c + 2], block[c + 3]
+            for i in range(BLOCK):
+                x0, x1, x2, x3 = p0[i], p1[i], p2[i], p3[i]
+                a[i] += n0[c] * x0 + n0[c + 1] * x1 + n0[c + 2] * x2 + n0[c + 3] * x3
+                b[i] += n1[c] * x0 + n1[c + 1] * x1 + n1[c + 2] * x2 + n1[c + 3] * x3
+                d[i] += n2[c] * x0 + n2[c + 1] * x1 + n2[c + 2] * x2 + n2[c + 3] * x3
+                e[i] += n3[c] * x0 + n3[c + 1] * x1 + n3[c + 2] * x2 + n3[c + 3] * x3
+        v0, v1, v2, v3 = n0[k + 1], n1[k + 1], n2[k + 1], n3[k + 1]
+        for i in range(BLOCK):
+            w = min(max(a[i], -TANH_LIMIT), TANH_LIMIT)
+            x = min(max(b[i], -TANH_LIMIT), TANH_LIMIT)
+            y = min(max(d[i], -TANH_LIMIT), TANH_LIMIT)
+            z = min(max(e[i], -TANH_LIMIT), TANH_LIMIT)
+            ww, xx, yy, zz = w * w, x * x, y * y, z * z
+            p, q, r, s = _denominator(ww), _denominator(xx), _denominator(yy), _denominator(zz)
+            one = v0 * _numerator(w, ww) * q + v1 * _numerator(x, xx) * p
+            two = v2 * _numerator(y, yy) * s + v3 * _numerator(z, zz) * r
+            pq, rs = p * q, r * s
+            total[i] += (one * rs + two * pq) / (pq * rs)
+
+
+# It calls nothing compiled apart: such a caller rounds differently when it is loaded from numba's cache.
+@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+def _fill(  # type: ignore[no-untyped-def]
+    out, shape, addresses, strides, order, bounds, neurons, bias, linear
+):  # pragma: no cover - compiled
+    """Network of the cells of one slab; NaN where a predictor is none.
+
+    Cells that have all predictors are gathered into whole blocks, so that a value does not depend on where it stands.
+
+    Parameters
+    ----------
+    out : (n,) float32;  shape : (d,) of the slab, with n cells
+    addresses : (k,) of the float32 of its first cell;  strides : (k, d) bytes
+    order : (k,) in which planes are looked at for missing values;  bounds : (3, k) shift, lower, upper
+    neurons, linear : of k rounded up to a multiple of four, as `_network`
+    """
+    k, axes = strides.shape
+    steps, columns = strides[:, axes - 1].copy(), shape[axes - 1]
+    band, runs = max(1, min(BAND // columns, MOST_ROWS)), -(-columns // BLOCK)
+    rows, known = np.empty((band, k), np.int64), np.empty((band, columns), np.uint8)
+    cells, where, filled = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), 0
+    block, work = np.zeros((linear.size, BLOCK), np.float32), np.empty((5, BLOCK), np.float32)
+    last = out.size // columns * runs
+    for number in range(last + 1):  # the last is none: what is left over is computed
+        row, first, found, done = number // runs, number % runs * BLOCK, 0, 0
+        if number < last:
+            if row % band == 0 and first == 0:
+                count = min(band, out.size // columns - row)
+                find_rows(addresses, strides, shape, row, count, rows)
+                find_known(rows, count, steps, order, known[:count])
+            size, at = min(BLOCK, columns - first), row * columns
+            marks = known[row % band, first : first + size]
+            for j in range(size):
+                cells[found] = first + j
+                found += marks[j]
+            if found < size:
+                out[at + first : at + first + size] = np.nan
+        while done < found or (number == last and filled > 0):
+            taken = min(found - done, BLOCK - filled)
+            if taken > 0:
+                _gather(rows[row % band], steps, cells[done : done + taken], taken, bounds, block, filled)
+                for j in range(taken):
+                    where[filled + j] = at + cells[done + j]
+            filled += taken
+            done += taken
+            if filled == BLOCK or number == last:
+                _network(block, neurons, bias, linear, work)
+                if filled > 0 and where[filled - 1] - where[0] == filled - 1:
+                    out[where[0] : where[0] + filled] = work[0, :filled]
+                else:
+                    for j in range(filled):
+                        out[where[j]] = work[0, j]
+                filled = 0
 
 
 def pack(w1: ArrayLike, b1: ArrayLike, w2: ArrayLike) -> Floats32:
@@ -215,39 +312,35 @@ def predict_planes(
     -------
     float32 of the common shape (at least 1-D); NaN where a predictor is NaN, infinite or beyond float32.
     """
-    views = np.broadcast_arrays(*(np.atleast_1d(p) for p in planes))
-    shifts = _per_plane(shift, len(views), 0.0)
-    least = _per_plane(lower, len(views), -np.inf, shifts)
-    most = _per_plane(upper, len(views), np.inf, shifts)
+    views, order = views_of([np.atleast_1d(plane) for plane in planes])
     out = np.empty(views[0].shape, np.float32)
-    neurons, bias = pack(w1, b1, w2), np.float32(b2)
-    straight = np.ascontiguousarray([] if linear is None else linear, dtype=np.float32)
-    for index in slabs(out.shape, SLAB):
-        part = out[index]
-        whole = -(-part.size // BLOCK) * BLOCK
-        gathered, flat = np.zeros((len(views), whole), np.float32), np.empty(whole, np.float32)
-        with np.errstate(over="ignore"):  # beyond float32 is missing
-            for c, view in enumerate(views):
-                np.subtract(view[index], shifts[c], out=gathered[c, : part.size].reshape(part.shape), casting="unsafe")
-        _forward(gathered, neurons, bias, straight, least, most, flat)
-        part[...] = flat[: part.size].reshape(part.shape)
+    shifts = _per_plane(shift, len(views), 0.0)
+    bounds = np.stack(
+        [shifts, _per_plane(lower, len(views), -np.inf, shifts), _per_plane(upper, len(views), np.inf, shifts)]
+    )
+    straight = np.zeros(len(views)) if linear is None else np.asarray(linear)
+    network = (_padded(pack(w1, b1, w2), len(views)), np.float32(b2), _fours(straight.astype(np.float32)))
+
+    def work(index: Index) -> None:
+        own = bounds.copy()
+        part = slab(views, index, order, own[0])
+        _fill(out[index].reshape(-1), *part[:-1], own, *network)
+
+    in_threads(work, slabs(out.shape, SLAB))
     return out
+
+
+def _fours(values: NDArray[Any]) -> NDArray[Any]:
+    """With zeros along the first axis, up to a multiple of four."""
+    return np.concatenate([values, np.zeros((-len(values) % 4, *values.shape[1:]), values.dtype)])
+
+
+def _padded(neurons: Floats32, k: int) -> Floats32:
+    """Neurons (h, k + 2) with zeros, h and k up to multiples of four."""
+    return _fours(np.concatenate([_fours(neurons[:, :k].T), neurons[:, k:].T]).T.copy())
 
 
 def _per_plane(values: ArrayLike | None, k: int, default: float, shift: Floats32 | float = 0.0) -> Floats32:
     """(k,) float32, less the shift; the default for None."""
     given = np.full(k, default) if values is None else np.asarray(values, np.float64)
     return np.ascontiguousarray(given - shift, dtype=np.float32)
-
-
-def slabs(shape: tuple[int, ...], cells: int) -> list[tuple[int | slice, ...]]:
-    """Indices that cut an array into parts of about `cells` items: whole leading items, then runs along one axis."""
-    size = int(np.prod(shape))
-    if size == 0:
-        return []
-    axis = 0
-    while axis < len(shape) - 1 and size // int(np.prod(shape[: axis + 1])) > cells:
-        axis += 1
-    step = max(1, cells // max(1, size // int(np.prod(shape[: axis + 1]))))
-    runs = [slice(i, min(i + step, shape[axis])) for i in range(0, shape[axis], step)]
-    return [(*lead, run) for lead in np.ndindex(*shape[:axis]) for run in runs]

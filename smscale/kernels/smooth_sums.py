@@ -9,31 +9,36 @@ with it, beyond rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
 
+from smscale.kernels.node_tiles import (
+    NODES,
+    Span,
+    groups,
+    node_weights,
+    nodes_and_near,
+    spans,
+    tile_width,
+    within,
+)
 from smscale.kernels.sphere import chord_points, pair_distance
+from smscale.kernels.threads import in_threads
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Covariance = Callable[[Floats], Floats]
 
-#: Nodes along each side of a tile, and cells, about: what is far is then within 4e-7 of the field, as float32 sums are.
-NODES, CELLS = 12, 50
-#: A point is far from a tile from so many half diagonals of it on, from its middle.
-FAR = 1.5
 #: Columns of the grid that are finished at once: bounds memory.
 COLUMNS = 2048
 #: Columns of coefficients that are finished at once: a strip of them stays in cache while near points are added.
 SLAB = 16
-#: Far sums so many times as large as the field cancel against near ones: float32 would show it.
-CANCELLING = 4.0
+#: Far sums, or the sizes of the near points' terms, so many times as large as the field cancel: float32 would show it.
+CANCELLING, CANCELLING_TERMS = 4.0, 64.0
 
 
 class Sources(NamedTuple):
@@ -48,50 +53,25 @@ class Sources(NamedTuple):
     scale: float
 
 
-class Span(NamedTuple):
-    """Part of an axis: which cells, between which degrees its tile lies."""
-
-    cells: slice
-    low: float
-    high: float
-
-    @property
-    def nodes(self) -> Floats:
-        """(NODES,) degrees."""
-        return (self.low + self.high) / 2 + (self.high - self.low) / 2 * _nodes()
-
-
-def suits(lon: Floats, lat: Floats) -> bool:
-    """Whether a grid has enough cells in a tile for nodes to be worth their while."""
-    steps = [float(np.median(np.abs(np.diff(axis)))) for axis in (lon, lat) if axis.size > 1]
-    return len(steps) == 2 and lon.size * lat.size >= 4 * NODES**2 and (_width(lon) / max(steps)) ** 2 >= 4 * NODES**2
-
-
 def fill(out: Singles, lon: Floats, lat: Floats, sources: Sources) -> None:
     """Fill `out` (t, m, n) with the field at lat (m,) and lon (n,) degrees, each ascending or descending.
 
     As many strips of tiles are summed at once as BLAS has threads, which it gives up meanwhile.
     """
-    width = _width(lon)
-    columns, rows = list(_spans(lon, width)), list(_spans(lat, width))
-    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
-    if threads == 1 or len(rows) == 1:
-        for row in rows:
-            _strip(out, lon, lat, row, columns, sources)
-        return
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda row: _strip(out, lon, lat, row, columns, sources), rows))
+    width = tile_width(lon)
+    columns, rows = list(spans(lon, width)), list(spans(lat, width))
+    in_threads(lambda row: _strip(out, lon, lat, row, columns, sources), rows, uses_blas=True)
 
 
 def _strip(out: Singles, lon: Floats, lat: Floats, row: Span, columns: list[Span], sources: Sources) -> None:
     """All tiles between two parallels."""
-    weights = _weights(lat[row.cells], row).astype(np.float32)
-    for group in _groups(columns):
+    weights = node_weights(lat[row.cells], row).astype(np.float32)
+    for group in groups(columns, COLUMNS):
         cells = slice(group[0].cells.start, group[-1].cells.stop)
         strip = np.empty((len(out), NODES, cells.stop - cells.start), np.float32)
         near, exact = [], []
         for column in group:
-            close, cancels = _far(strip[:, :, _within(column.cells, cells)], lon[column.cells], row, column, sources)
+            close, cancels = _far(strip[:, :, within(column.cells, cells)], lon[column.cells], row, column, sources)
             if cancels:
                 exact.append(column)
             elif close.size:
@@ -116,19 +96,15 @@ def _far(strip: Singles, lon: Floats, row: Span, column: Span, sources: Sources)
     -------
     the points that are near, and whether far ones cancel so that the tile must be summed cell by cell instead
     """
-    y, x = np.meshgrid(row.nodes, column.nodes, indexing="ij")
-    # Nodes, corners and the middle of the tile.
-    east = np.hstack([x.ravel(), [column.low, column.high] * 2, (column.low + column.high) / 2])
-    north = np.hstack([y.ravel(), np.repeat([row.low, row.high], 2), (row.low + row.high) / 2])
-    places = chord_points(east, north)
-    nodes, corner, centre = places[:-5], places[-5:-1], places[-1:]
-    reach = float(pair_distance(centre, corner).max())
-    away = pair_distance(centre, sources.points)[0]
-    close = (away < FAR * reach) | (np.abs(away - sources.kink) < reach)
+    nodes, close = nodes_and_near(row, column, sources.points, sources.kink)
     values = sources.covariance(pair_distance(nodes, sources.points[~close])) @ sources.coefficients[~close]
-    cancels = bool(np.abs(values).max(initial=0.0) > CANCELLING * sources.scale)
+    near = np.abs(sources.coefficients[close]).sum(axis=0) * sources.covariance(np.zeros(1))
+    cancels = bool(
+        np.abs(values).max(initial=0.0) > CANCELLING * sources.scale
+        or near.max(initial=0.0) > CANCELLING_TERMS * sources.scale
+    )
     at_nodes = (values + sources.level).T.reshape(-1, NODES)
-    strip[...] = (at_nodes @ _weights(lon, column).T).reshape(strip.shape)
+    strip[...] = (at_nodes @ node_weights(lon, column).T).reshape(strip.shape)
     return np.flatnonzero(close), cancels
 
 
@@ -150,45 +126,3 @@ def _add(out, shares, cross):  # type: ignore[no-untyped-def]  # pragma: no cove
                     part = cross[k, i]
                     for j in range(line.shape[0]):
                         line[j] += share * part[j]
-
-
-def _width(lon: Floats) -> float:
-    """Side of a tile in degrees: a power of two, so that blocks of one grid agree on it."""
-    return float(2.0 ** np.round(np.log2(CELLS * np.median(np.abs(np.diff(lon))))))
-
-
-def _spans(axis: Floats, width: float) -> Iterator[Span]:
-    tile = np.floor(axis / width).astype(np.int64)
-    starts = np.flatnonzero(np.diff(tile, prepend=tile[0] - 1))
-    for start, stop in zip(starts, [*starts[1:], axis.size], strict=True):
-        yield Span(slice(int(start), int(stop)), float(tile[start] * width), float((tile[start] + 1) * width))
-
-
-def _groups(spans: list[Span]) -> Iterator[list[Span]]:
-    """Runs of neighbouring tiles of at most `COLUMNS` cells."""
-    group: list[Span] = []
-    for span in spans:
-        if group and span.cells.stop - group[0].cells.start > COLUMNS:
-            yield group
-            group = []
-        group.append(span)
-    yield group
-
-
-def _within(part: slice, whole: slice) -> slice:
-    return slice(part.start - whole.start, part.stop - whole.start)
-
-
-def _nodes() -> Floats:
-    """Chebyshev points of the first kind, (NODES,) in -1 to 1."""
-    return np.cos((np.arange(NODES) + 0.5) * np.pi / NODES)
-
-
-def _weights(axis: Floats, span: Span) -> Floats:
-    """(cells, NODES): the interpolating polynomial through the span's nodes at the cells."""
-    x = np.clip((axis - (span.low + span.high) / 2) / ((span.high - span.low) / 2), -1.0, 1.0)
-    order = np.arange(NODES)
-    at_cells = np.cos(order * np.arccos(x)[:, None])
-    at_nodes = np.cos(order * np.arccos(_nodes())[:, None])
-    halved = np.where(order == 0, 0.5, 1.0)
-    return 2.0 / NODES * (at_cells * halved) @ at_nodes.T

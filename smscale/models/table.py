@@ -6,6 +6,7 @@ import importlib
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
-from smscale.kernels.mlp import slabs
+from smscale.kernels import planes as plane_kernels
 from smscale.models import artefact, record
 from smscale.models.artefact import one_line
 from smscale.models.card import card
@@ -24,8 +25,6 @@ from smscale.models.card import card
 Floats32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
-#: Cells that a model without planes of its own is given at once: 12 predictors of float32 are 12 MB.
-SLAB = 1 << 18
 #: Training rows on which a model must give finite values before it is saved.
 TRIAL_ROWS = 256
 
@@ -137,13 +136,7 @@ class Predictor:
         with np.errstate(over="ignore"):
             if own is not None:
                 return np.asarray(own(given), np.float32)
-            views = np.broadcast_arrays(*given)
-            out = np.empty(views[0].shape, np.float32)
-            for index in slabs(out.shape, SLAB):
-                part = out[index]
-                rows = np.stack([view[index].ravel().astype(np.float32) for view in views], axis=1)
-                part[...] = self.predict(rows).reshape(part.shape)
-        return out
+            return plane_kernels.by_rows(given, self.model.predict)
 
     def predict_table(self, table: pd.DataFrame) -> Floats32:
         """Rows of a table -> (n,) float32. Columns that are no features are ignored.
@@ -190,19 +183,9 @@ class Predictor:
 
     def outside_planes(self, planes: Sequence[ArrayLike]) -> Bools:
         """As `outside_range`, for one broadcastable array or scalar per feature -> bool of their common shape."""
-        given = self._planes(planes)
-        marks: dict[tuple[int, ...], Bools] = {}  # a plane is compared at its own size, not at the common one
-        for feature, plane in zip(self.seen, given, strict=True):
-            with np.errstate(over="ignore"):
-                outside = _outside(feature, plane.astype(np.float32, copy=False))
-            if plane.shape in marks:
-                marks[plane.shape] |= outside
-            else:
-                marks[plane.shape] = outside
-        out = np.zeros(np.broadcast_shapes(*marks), np.bool_)
-        for outside in marks.values():
-            out |= outside
-        return out
+        low, high = self.training_range.astype(np.float32).T
+        strange = [None if feature.classes is None else partial(_outside, feature) for feature in self.seen]
+        return plane_kernels.outside(self._planes(planes), low, high, strange)
 
     def describe(self) -> str:
         """The model on one page: features with units and ranges, scores, provenance."""
@@ -435,16 +418,15 @@ def _trial_rows(seen: Sequence[record.Feature], standardiser: Mapping[str, Any] 
 
 
 def _outside(feature: record.Feature, plane: Floats32) -> Bools:
+    """Whether a plane is of no class that the model has seen; not where it is NaN."""
+    assert feature.classes is not None
     low, high = np.float32(feature.low), np.float32(feature.high)
-    outside = (plane < low) | (plane > high)
-    if feature.classes is None:
-        return outside
     seen = np.zeros(feature.classes[-1] - feature.classes[0] + 1, np.bool_)
     seen[np.array(feature.classes) - feature.classes[0]] = True
     within = (plane >= low) & (plane <= high)
     place = np.where(within, plane - low, np.float32(0))
     index = place.astype(np.intp)
-    return outside | (within & ~(seen[index] & (index == place)))
+    return (plane < low) | (plane > high) | (within & ~(seen[index] & (index == place)))
 
 
 def _predict_block(*planes: NDArray[Any], predictor: Predictor) -> Floats32:

@@ -14,14 +14,14 @@ from sklearn.ensemble import RandomForestRegressor
 
 from smscale.errors import InputError
 from smscale.kernels import forest_tiles
+from smscale.kernels.planes import by_rows
 
 Arrays = dict[str, NDArray[Any]]
 
-#: Rows that walk one tree after another, so that a tree's nodes stay in cache.
-ROWS = 512
+#: Rows that walk one tree after another, so that a tree comes from memory once for all of them; and those of them that walk side
+#: by side, so that none waits for what another reads: found by trial (benchmarks/forest.py).
+ROWS, ABREAST = 1 << 14, 32
 LEAF = -1
-#: Rows gathered from planes that have no neighbours: 12 predictors of float32 are 12 MB.
-SLAB = 1 << 18
 #: Arrays of a forest: one value for each node of all trees, and each tree's first node.
 NODES = {
     "feature": np.int32,
@@ -122,19 +122,25 @@ def _walk(
     out: NDArray[np.float64],
 ) -> None:
     """Mean of all trees for each row; sums in tree order, as scikit-learn with one thread."""
-    total = np.empty(ROWS)
+    total, at = np.empty(min(ROWS, X.shape[0])), np.empty(ABREAST, np.int32)
     for start in range(0, X.shape[0], ROWS):
         stop = min(start + ROWS, X.shape[0])
         total[:] = 0.0
         for tree in range(root.size - 1):
-            for row in range(start, stop):
-                node = root[tree]
-                while feature[node] != LEAF:
-                    if X[row, feature[node]] <= threshold[node]:
-                        node = left[node]
-                    else:
-                        node = right[node]
-                total[row - start] += value[node]
+            for first in range(start, stop, ABREAST):
+                count = min(ABREAST, stop - first)
+                at[:] = root[tree]
+                moved = True
+                while moved:
+                    moved = False
+                    for i in range(count):
+                        node = at[i]
+                        below = X[first + i, max(feature[node], 0)] <= threshold[node]
+                        then = left[node] if below else right[node]  # LEAF, both, of a leaf
+                        at[i] = node if then == LEAF else then
+                        moved |= then != LEAF
+                for i in range(count):
+                    total[first - start + i] += value[at[i]]
         for row in range(start, stop):
             out[row] = total[row - start] / (root.size - 1)
 
@@ -173,11 +179,7 @@ class ForestPredictor:
         given = [np.asarray(plane) for plane in planes]
         out = np.empty(np.broadcast_shapes(*(plane.shape for plane in given)), np.float32)
         if out.ndim < 2:
-            views = [np.broadcast_to(plane, out.shape).ravel() for plane in given]
-            flat = out.reshape(-1)
-            for start in range(0, out.size, SLAB):
-                flat[start : start + SLAB] = self._rows([view[start : start + SLAB] for view in views])
-            return out
+            return by_rows(given, self.predict).reshape(out.shape)
         axes = max(3, out.ndim)
         given = [plane[(None,) * (axes - plane.ndim)] for plane in given]
         trees = forest_tiles.Trees(*(getattr(self, name) for name in forest_tiles.Trees._fields))
@@ -188,15 +190,6 @@ class ForestPredictor:
                 plane[tuple(i % size for i, size in zip(index, plane.shape, strict=False))] for plane in given
             ]  # an axis of one plane stands for all: i % 1 is 0
             forest_tiles.fill(whole[index], parts, trees, under)
-        return out
-
-    def _rows(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        with np.errstate(over="ignore"):  # beyond float32 is infinite
-            X = np.stack([column.astype(np.float32) for column in columns], axis=1)
-        known = np.isfinite(X).all(axis=1)
-        out = np.full(len(X), np.nan, np.float32)
-        if known.any():
-            out[known] = self.predict(X[known])
         return out
 
 

@@ -1,4 +1,4 @@
-"""The shape of the convolutional network (Chen et al. 2023), and its prediction with NumPy alone.
+"""The shape of the convolutional network (Chen et al. 2023), and its prediction without torch.
 
 Chen et al. 2023 (section 3.2) publish: four groups of two one-dimensional convolutions along the predictors, max pooling,
 dropout. Our reading where they are silent: kernels of 3 with zero padding ("same"), ReLU, max pooling by 2 that keeps an
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smscale.errors import InputError
+from smscale.kernels import cnn
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -28,10 +29,8 @@ GROUPS = 4
 CONVOLUTIONS = 2
 #: Predictors that one convolution sees; not published, assumed.
 KERNEL = 3
-#: Rows that `CNNPredictor.predict` holds at once: the widest layer of the default networks is then 1 MB, inside L2.
-ROWS = 512
-#: Standardised predictors beyond this have no room in float32.
-LARGEST = float(np.finfo(np.float32).max)
+#: Rows that are copied at once.
+ROWS = 1 << 14
 
 
 def pooled_length(predictors: int) -> int:
@@ -41,15 +40,14 @@ def pooled_length(predictors: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class CNNPredictor:
-    """Trained networks (m of them, whose outputs add up) as arrays; predicts with NumPy and its BLAS only.
+    """Trained networks (m of them, whose outputs add up) as arrays; predicts without torch.
 
     A row has c * k columns: k predictors of the centre, then of each other cell of the patch (c = 1 without a patch).
 
     mean, scale : (c * k,) the standardiser;  target : (2,) mean and scale of the target
     low, high : (c * k,) standardised values that predictors are held within
     linear : (c * k,) coefficients of the ridge that the networks add to, zero where there is none
-    convolutions : weights (m, 3 * channels in, channels out) float32 and bias (m, 1, 1, channels out), in order
-    dense : (m, positions * channels) and the constant
+    plan, weights, biases, dense, constant : the networks as `kernels.cnn.predict` takes them
     """
 
     mean: Floats
@@ -59,64 +57,27 @@ class CNNPredictor:
     high: Floats
     linear: Floats
     cells: int
-    convolutions: tuple[tuple[Singles, Singles], ...]
-    dense: tuple[Singles, float]
+    plan: NDArray[np.int64]
+    weights: Singles
+    biases: Singles
+    dense: Singles
+    constant: float
 
     def predict(self, X: NDArray[np.floating[Any]]) -> Singles:
-        """(n,) float32 for X (n, c * k) finite; memory is that of `ROWS` rows. Not finite where float32 does not reach.
+        """(n,) float32 for X (n, c * k) finite; memory is that of a tile. Not finite where float32 does not reach.
 
-        Sums are of X's own precision: float32 is the fast one, and float64 leaves no trace of a row's place among others.
+        Sums are of X's own precision, and the same wherever a row stands.
         """
-        out = np.empty(len(X), dtype=np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(X), ROWS):
-                standard = np.clip((X[start : start + ROWS] - self.mean) / self.scale, self.low, self.high)
-                values = self.added(standard, X.dtype) + standard @ self.linear
-                # An infinite predictor is nothing to a rectifier that it does not reach.
-                values[np.abs(standard).max(axis=1) > LARGEST] = np.nan
-                out[start : start + ROWS] = values * self.target[1] + self.target[0]
+        out = np.empty(len(X), np.float32)
+        standard = np.stack([self.mean, self.scale, self.low, self.high])
+        linear, target, plan = self.linear.copy(), self.target.copy(), self.plan.copy()
+        weights, biases, dense = (part.astype(X.dtype) for part in (self.weights, self.biases, self.dense))
+        for start in range(0, len(X), ROWS):
+            # One layout, and copies of what may be read-only, that the kernel is compiled once.
+            rows = np.array(X[start : start + ROWS], order="C")
+            part = out[start : start + ROWS]
+            cnn.predict(rows, standard, linear, target, self.cells, plan, weights, biases, dense, self.constant, part)
         return out
-
-    def added(self, standard: Floats, precision: np.dtype[Any]) -> Floats:
-        """What the networks add to the linear part, (n,) for standardised (n, c * k), in standardised units."""
-        inside = standard.astype(precision)
-        padded = _padded(inside.reshape(1, len(inside), self.cells, -1).swapaxes(2, 3))
-        for number, (weight, bias) in enumerate(self.convolutions):
-            padded = _convolve(padded, weight, bias, pool=number % CONVOLUTIONS == CONVOLUTIONS - 1)
-        dense, constant = self.dense
-        dense = dense.astype(precision)[:, :, None]
-        each = padded[:, :, 1:-1].reshape(len(dense), len(inside), -1) @ dense
-        return each[:, :, 0].sum(axis=0, dtype=np.float64) + constant
-
-
-def _padded(values: NDArray[Any]) -> NDArray[Any]:
-    """(m, n, length, channels) with a zero before and after, (m, n, length + 2, channels)."""
-    members, rows, length, channels = values.shape
-    out = np.zeros((members, rows, length + 2, channels), dtype=values.dtype)
-    out[:, :, 1:-1] = values
-    return out
-
-
-def _convolve(padded: NDArray[Any], weight: Singles, bias: Singles, *, pool: bool) -> NDArray[Any]:
-    """max(0, convolution + bias), pooled by 2 in ceil mode where asked; padded in, padded out.
-
-    A window of three positions is contiguous in a row, so each position is one matrix product on a strided view: im2col
-    without the copy. Pooling comes before the bias and the ReLU, which change no order.
-    """
-    before, rows, length, channels = padded.shape[0], padded.shape[1], padded.shape[2] - 2, padded.shape[3]
-    out = np.zeros((len(weight), rows, length + 2, weight.shape[2]), dtype=padded.dtype)
-    for position in range(length):
-        window = padded[:, :, position : position + KERNEL].reshape(before, rows, KERNEL * channels)
-        np.matmul(window, weight.astype(padded.dtype, copy=False), out=out[:, :, position + 1])
-    inside = out[:, :, 1:-1]
-    if pool and length > 1:
-        even = length // 2 * 2
-        np.maximum(inside[:, :, 0:even:2], inside[:, :, 1:even:2], out=inside[:, :, 0:even:2])
-        out = _padded(inside[:, :, ::2])
-        inside = out[:, :, 1:-1]
-    inside += bias
-    np.maximum(inside, 0, out=inside)
-    return out
 
 
 def cnn_from_arrays(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None) -> CNNPredictor:
@@ -141,16 +102,39 @@ def cnn_from_arrays(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] 
     columns = (mean, scale, low, high, linear)
     if not _fit(weights, biases, dense, constant, target, [values.shape for values in columns]):
         raise InputError("the arrays of a cnn artefact do not fit one another; train and save it again")
-    convolutions = tuple(
-        # (m, out, in, 3) -> (m, 3 * in, out): a window of a row has its positions outermost
-        (
-            np.ascontiguousarray(weight.transpose(0, 3, 2, 1)).reshape(len(weight), -1, weight.shape[1]),
-            bias[:, None, None],
-        )
-        for weight, bias in zip(weights, biases, strict=True)
-    )
-    cells = weights[0].shape[2]
-    return CNNPredictor(mean, scale, target, low, high, linear, cells, convolutions, (dense, float(constant[0])))
+    cells, predictors = weights[0].shape[2], mean.size // weights[0].shape[2]
+    layers = _laid_out(weights, biases, dense, predictors)
+    return CNNPredictor(mean, scale, target, low, high, linear, cells, *layers, float(constant[0]))
+
+
+def _laid_out(
+    weights: list[Singles], biases: list[Singles], dense: Singles, predictors: int
+) -> tuple[NDArray[np.int64], Singles, Singles, Singles]:
+    """plan (l, 5), weights (m, l, inputs, channels), biases (m, l, channels), dense (m, rows) of `kernels.cnn.predict`."""
+    members, widest = len(dense), _fours(max(weight.shape[1] for weight in weights))
+    most = _fours(KERNEL * max(widest, weights[0].shape[2]))
+    packed = np.zeros((members, len(weights), most, widest), np.float32)
+    bias = np.zeros((members, len(weights), widest), np.float32)
+    plan, step, length = [], weights[0].shape[2], predictors
+    for number, weight in enumerate(weights):
+        _, channels, before, _ = weight.shape
+        pooled = number % CONVOLUTIONS == CONVOLUTIONS - 1 and length > 1
+        inputs, wide = _fours(KERNEL * step), _fours(channels)
+        # (m, out, in, 3) -> (m, 3, in, out): a window has its positions outermost, `step` rows each
+        window = np.zeros((members, KERNEL, step, wide), np.float32)
+        window[:, :, :before, :channels] = weight.transpose(0, 3, 2, 1)
+        packed[:, number, : KERNEL * step, :wide] = window.reshape(members, -1, wide)
+        bias[:, number, :channels] = biases[number]
+        plan.append((step, length, pooled, inputs, wide))
+        step, length = wide, -(-length // 2) if pooled else length
+    last = np.zeros((members, length, step), np.float32)
+    last[:, :, :channels] = dense.reshape(members, length, channels)
+    return np.array(plan, np.int64), packed, bias, last.reshape(members, -1)
+
+
+def _fours(number: int) -> int:
+    """Rounded up to a multiple of four."""
+    return -(-number // 4) * 4
 
 
 def _fit(
