@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from benchmarks.timing import medians
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.variogram import Variogram
+from smscale.kernels import taper
 from smscale.kernels.sphere import chord_points
 
 STATIONS, MANY, ROWS, COLUMNS, DAYS, NEIGHBOURS = 156, 2000, 900, 1250, 174, 12
@@ -116,6 +117,11 @@ def nearest(out: np.ndarray) -> dict[str, float]:
         coords, values = scene(stations, 0.1, 1)
         day = Kriging(VARIOGRAM, neighbours=NEIGHBOURS).fit(coords, values[:, 0])
         runs[f"kriging, {NEIGHBOURS} nearest of {stations}, a day"] = partial(day.predict_grid, LON, LAT, out=one)
+    coords, values = scene(STATIONS, 0.1, 1)
+    plain = Kriging(VARIOGRAM, neighbours=NEIGHBOURS).fit(coords, values[:, 0])
+    positive = Kriging(VARIOGRAM, neighbours=NEIGHBOURS, negative_weights="zero").fit(coords, values[:, 0])
+    runs[f"its variance, {NEIGHBOURS} nearest of {STATIONS}, a day"] = partial(plain.variance_grid, LON, LAT, out=one)
+    runs[f"no negative weights, {NEIGHBOURS} nearest, a day"] = partial(positive.predict_grid, LON, LAT, out=one)
     runs[f"PyKrige, {NEIGHBOURS} nearest of {STATIONS}, a day"] = pykrige_day(STATIONS, 0.1, NEIGHBOURS)
     for silent in (0.0, 0.1):
         coords, values = scene(STATIONS, silent)
@@ -123,6 +129,8 @@ def nearest(out: np.ndarray) -> dict[str, float]:
         inverse = InverseDistance(NEIGHBOURS).fit(coords, values)
         runs[f"kriging, {NEIGHBOURS} nearest, {silent:.0%} silent"] = partial(days.predict_grid, LON, LAT, out=out)
         runs[f"inverse distance, {silent:.0%} silent"] = partial(inverse.predict_grid, LON, LAT, out=out)
+    points, reporting = chord_points(*coords.T), np.isfinite(values)
+    runs["taper of 50 km, 10% silent"] = partial(taper.fill, out, LON, LAT, points, reporting, 50.0)
     runs["inverse distance, CSR product, 0% silent"] = sparse_product()
     runs["inverse distance, k-d tree, a day"] = query_day()
     return medians(runs, 3)
@@ -147,6 +155,12 @@ def main() -> None:
     print(
         f"the season by PyKrige, day by day, takes {found['PyKrige, a day'] * DAYS / ours:.0f} times as long (reckoned)"
     )
+    day, peer = (f"{who}, {NEIGHBOURS} nearest of {STATIONS}, a day" for who in ("kriging", "PyKrige"))
+    print(
+        f"{NEIGHBOURS} nearest, a day: PyKrige takes {found[peer] / found[day]:.0f} times as long, for field and variance"
+    )
+    silent, constant = (found[f"kriging, {NEIGHBOURS} nearest, {share} silent"] for share in ("10%", "0%"))
+    print(f"{NEIGHBOURS} nearest, a season: silent stations cost {silent / constant:.1f} times a constant set")
     print(f"largest disagreement with PyKrige {disagreement():.1e}")
 
 

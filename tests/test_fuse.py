@@ -90,7 +90,7 @@ def test_systematic_parts_by_hand():
     assert np.nanmean(left[0]) == pytest.approx(1.0)
     assert remove_systematic(residuals, "none")[0] is residuals
     with pytest.raises(InputError, match="systematic"):
-        remove_systematic(residuals, "cdf")
+        remove_systematic(residuals, "cdf")  # no mean
 
 
 # -- the ladder --------------------------------------------------------------------------------
@@ -189,6 +189,29 @@ def test_apply_keeps_bounds_and_gives_every_cell_its_reason():
     assert counts == {"fused": 3, "not_fused": 1, "clipped": 2}
 
 
+@pytest.mark.parametrize("kind", [Difference(), Ratio(), Ratio(floor=0.2, cap=(0.5, 2.0))])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_block_is_corrected_as_the_residual_says_cell_by_cell(kind, dtype):
+    rng = np.random.default_rng(0)
+    ground = rng.uniform(-0.02, 0.7, (4, 9, 13)).astype(dtype)
+    field = (kind.nothing + rng.normal(0, 0.3, ground.shape)).astype(np.float32)
+    ground[rng.random(ground.shape) < 0.2] = np.nan
+    ground[0, 0, :2] = np.inf, -np.inf
+    field[rng.random(field.shape) < 0.2] = np.nan
+    method = np.array([int(Status.FUSED_KRIGING), int(Status.FUSED_IDW)] * 2, np.uint32)
+    fused, status, counts = apply_residual_field(ground[:, ::2], field[:, ::2], method, kind, (0.05, 0.5))
+    ground, field = ground[:, ::2], field[:, ::2]
+    with np.errstate(invalid="ignore"):
+        raw = kind.apply(ground.astype(float), field.astype(float))
+    known, given = np.isfinite(ground), np.isfinite(field)
+    outside = known & ((raw < 0.05) | (raw > 0.5))
+    assert fused == pytest.approx(np.where(known, np.clip(raw, 0.05, 0.5), np.nan), abs=1e-7, nan_ok=True)
+    assert np.array_equal((status & int(Status.CLIPPED)) > 0, outside)
+    expected = np.where(known & given, method[:, None, None], int(Status.NOT_FUSED))
+    assert np.array_equal(status & ~np.uint32(Status.CLIPPED), expected)
+    assert list(counts.values()) == [(known & given).sum(), (known & ~given).sum(), outside.sum()]
+
+
 # -- times, cells, groups ----------------------------------------------------------------------
 
 
@@ -265,7 +288,10 @@ def test_masked_silent_late_and_outside_stations_are_counted_not_used():
     hole = fused.isel(lat=row[2], lon=col[2])
     assert np.isnan(hole["soil_moisture"]).all()
     assert (hole["status"] == int(Status.NOT_FUSED)).all()
-    late = fuse(ground, stations(coords, values, TIME + np.timedelta64(2, "h")), interpolator="idw")
+    delayed = stations(coords, values, TIME + np.timedelta64(2, "h"))
+    wide = fuse(ground, delayed, interpolator="idw", tolerance="150min")
+    assert np.array_equal(wide["station_count"], fused["station_count"])
+    late = fuse(ground, delayed, interpolator="idw")
     assert (late["status"] == int(Status.NOT_FUSED)).all()
     assert np.array_equal(late["soil_moisture"], ground, equal_nan=True)
 
@@ -331,3 +357,258 @@ def test_correlated_map_error_is_reduced_at_held_out_stations_and_most_by_krigin
         field = solve_residual_field(coords[train], noisy[train], name)
         rmse[name] = np.sqrt(((error[held] - field.evaluate_points(coords[held]).T) ** 2).mean())
     assert rmse["kriging"] < rmse["idw"] < 0.8 * rmse["before"]
+
+
+def test_raw_and_debiased_scores_stand_side_by_side_before_and_after():
+    coords = network(60, seed=4)
+    error = correlated(coords, 6, seed=4) + 0.1
+    ground = background()
+    fused = fuse(ground, stations(coords, 0.25 + error), interpolator=Kriging(VARIOGRAM))
+    scores = json.loads(fused.attrs["scores"])
+    assert set(scores) == {"raw", "debiased"}
+    for which in scores.values():
+        assert set(which) == {"before", "after"}
+        assert {"rmse", "mae", "cc", "bias", "ubrmse", "n"} <= set(which["after"])
+        assert which["after"]["n"] == 360
+    assert scores["raw"]["before"]["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert scores["raw"]["before"]["bias"] == pytest.approx(-error.mean())
+    left = Kriging(VARIOGRAM).fit(coords, error).leave_one_out()
+    assert scores["raw"]["after"]["rmse"] == pytest.approx(np.sqrt(((left - error) ** 2).mean()), rel=1e-4)
+    assert scores["raw"]["after"]["rmse"] < 0.6 * scores["raw"]["before"]["rmse"]
+    assert scores["debiased"]["before"]["rmse"] < 0.6 * scores["raw"]["before"]["rmse"]
+    assert scores["raw"]["before"]["cc"] is None  # the background is constant
+    assert "scores" not in fuse(ground, stations(coords, 0.25 + error), leave_one_out=False).attrs
+
+
+def test_variance_is_a_layer_in_the_unit_of_the_map():
+    coords = network(20)
+    values = 0.25 + correlated(coords, 6)
+    values[4:, 2] = np.nan
+    ground = background(0.2)
+    ground.values[:, 3, 4] = np.nan
+    fused = {kind: fuse(ground, stations(coords, values), kind, Kriging(VARIOGRAM), variance=True) for kind in
+             ("difference", "ratio")}  # fmt: skip
+    plain = fused["difference"]["soil_moisture_variance"].values
+    assert plain.dtype == np.float32
+    expected = solve_residual_field(coords, values, Kriging(VARIOGRAM)).variance(LON, LAT)
+    hole = np.isnan(ground.values)
+    assert np.array_equal(np.isnan(plain), hole | np.isnan(expected))
+    assert plain[~hole] == pytest.approx(expected[~hole], rel=1e-5, nan_ok=True)
+    assert fused["ratio"]["soil_moisture_variance"].values == pytest.approx(plain * 0.04, rel=1e-5, nan_ok=True)
+    assert "soil_moisture_variance" not in fuse(ground, stations(coords, values), leave_one_out=False)
+
+
+def test_words_for_pooling_are_worked_out_from_the_time():
+    coords = network(30)
+    given = stations(coords, 0.25 + correlated(coords, 6))
+    ground = background()
+    labelled = ground.assign_coords(overpass=("time", ["AM", "PM"] * 3))
+    for field, words, labels in (
+        (ground, "all", {"all"}),
+        (ground, "season-overpass", {"JJA"}),
+        (labelled, "season-overpass", {"JJA AM", "JJA PM"}),
+    ):
+        fused = fuse(field, given, groups=words, leave_one_out=False)
+        assert set(json.loads(fused.attrs["variograms"])) == labels
+    assert len(json.loads(fuse(ground, given, groups="step", leave_one_out=False).attrs["variograms"])) == 6
+    with pytest.raises(InputError, match="pooling"):
+        fuse(ground, given, groups="monthly")
+
+
+# -- bad input ---------------------------------------------------------------------------------
+
+
+def reasons_everywhere(fused):
+    """Every missing cell has a reason, and every cell is fused or says that it is not."""
+    methods = sum(int(bit) for bit in (Status.FUSED_KRIGING, Status.FUSED_IDW, Status.FUSED_MEAN_RESIDUAL))
+    status, values = fused["status"].values, fused["soil_moisture"].values
+    assert np.isfinite(values[(status & methods) > 0]).all()
+    assert ((status & (methods | int(Status.NOT_FUSED))) > 0).all()
+    assert (status[np.isnan(values)] == int(Status.NOT_FUSED)).all()
+    assert not np.isinf(values).any()
+
+
+SYSTEMATICS = ("none", "network-mean", "station-mean", "cdf", "spatial-bias")
+
+
+@pytest.mark.parametrize("systematic", SYSTEMATICS)
+@pytest.mark.parametrize("residual", ["difference", "ratio"])
+@pytest.mark.parametrize("interpolator", ["kriging", "idw"])
+def test_days_without_stations_and_no_station_at_all(systematic, residual, interpolator):
+    coords = network(12)
+    values = np.random.default_rng(0).uniform(0.1, 0.4, (12, 6))
+    values[:, 2] = np.nan
+    ground = background()
+    fused = fuse(ground, stations(coords, values), residual, interpolator, systematic)
+    reasons_everywhere(fused)
+    assert fused["station_count"].values.tolist() == [12, 12, 0, 12, 12, 12]
+    silent = fused.isel(time=2)
+    if systematic == "spatial-bias":
+        assert (silent["status"] != int(Status.NOT_FUSED)).all()
+    else:
+        assert (silent["status"] == int(Status.NOT_FUSED)).all()
+        assert np.array_equal(silent["soil_moisture"], ground[2])
+    for none in (stations(coords, values * np.nan), stations(coords[:0], values[:0])):
+        empty = fuse(ground, none, residual, interpolator, systematic, taper_km=50.0, variance=True)
+        reasons_everywhere(empty)
+        assert np.array_equal(empty["soil_moisture"], ground)
+        assert json.loads(empty.attrs["scores"])["raw"]["after"]["n"] == 0
+
+
+@pytest.mark.parametrize("systematic", SYSTEMATICS)
+@pytest.mark.parametrize("interpolator", ["kriging", "idw", Kriging(VARIOGRAM), Kriging(VARIOGRAM, exact=True)])
+def test_all_stations_on_one_point_are_one(systematic, interpolator):
+    coords = np.tile([[100.6, 30.2]], (10, 1))
+    values = np.random.default_rng(0).uniform(0.1, 0.4, (10, 6))
+    fused = fuse(background(), stations(coords, values), "difference", interpolator, systematic)
+    reasons_everywhere(fused)
+    assert fused.attrs["stations_sharing_a_place"] == 9
+    assert fused["station_count"].values.tolist() == [1] * 6
+    if systematic == "none":
+        expected = values.mean(axis=0)[:, None, None]
+        assert fused["soil_moisture"].values == pytest.approx(
+            np.broadcast_to(expected, fused["status"].shape), abs=1e-6
+        )
+        assert (fused["status"] == int(Status.FUSED_MEAN_RESIDUAL)).all()
+
+
+def test_a_station_listed_twice_counts_once_and_does_not_predict_itself():
+    coords = network(20)
+    values = 0.25 + correlated(coords, 6)
+    names = [f"s{i}" for i in range(20)]
+    once = fuse(background(), stations(coords, values, station=names), interpolator=Kriging(VARIOGRAM))
+    twice = np.append(np.arange(20), [3, 4])
+    given = stations(coords[twice], values[twice], station=[names[i] for i in twice])
+    fused = fuse(background(), given, interpolator=Kriging(VARIOGRAM))
+    assert fused.attrs["stations_sharing_a_place"] == fused.attrs["station_names_repeated"] == 2
+    assert fused["soil_moisture"].values == pytest.approx(once["soil_moisture"].values, abs=1e-6)
+    assert once.attrs["station_names_repeated"] == 0
+    after = [json.loads(f.attrs["scores"])["raw"]["after"] for f in (once, fused)]
+    assert after[1]["n"] == after[0]["n"] + 12
+    assert after[1]["rmse"] == pytest.approx(after[0]["rmse"], rel=0.1)
+
+
+def test_nan_coordinates_infinite_values_and_masked_cells_are_counted():
+    coords = network(12)
+    coords[0, 0], coords[1, 1] = np.nan, np.inf
+    values = np.full((12, 6), 0.35)
+    values[2, :2] = np.inf
+    ground = background()
+    row, col = cells_of_points(LON, LAT, *coords[3:].T)
+    ground.values[:, row[0], col[0]] = np.nan
+    ground.values[1, 0, 0] = np.inf
+    ground.values[2, 0, 1] = -np.inf
+    masked = int(((row == row[0]) & (col == col[0])).sum())
+    fused = fuse(ground, stations(coords, values), interpolator="idw")
+    reasons_everywhere(fused)
+    assert fused.attrs["stations_without_coordinates"] == 2
+    assert fused.attrs["stations_on_masked_cells"] == masked
+    assert fused.attrs["stations"] == 10
+    assert fused.attrs["observations_infinite"] == 2
+    assert np.isnan(fused["soil_moisture"].values[[1, 2], 0, [0, 1]]).all()
+
+
+@pytest.mark.parametrize("residual", ["difference", "ratio"])
+@pytest.mark.parametrize("systematic", SYSTEMATICS)
+def test_constant_residuals_and_a_background_of_zero(residual, systematic):
+    coords = network(12)
+    for ground, values in ((background(0.25), np.full((12, 6), 0.3)), (background(0.0), np.full((12, 6), 0.3)),
+                           (background(0.25), np.zeros((12, 6)))):  # fmt: skip
+        fused = fuse(ground, stations(coords, values), residual, "kriging", systematic)
+        reasons_everywhere(fused)
+        assert np.isfinite(fused["soil_moisture"]).all()
+        assert fused["soil_moisture"].values.std(axis=(1, 2)).max() < 1e-6
+
+
+@pytest.mark.parametrize("turned", [{"lat": -1}, {"lon": -1}, {"lat": -1, "lon": -1}])
+def test_axes_may_run_either_way(turned):
+    coords = network(20)
+    given = stations(coords, 0.25 + correlated(coords, 6), elevation=np.full(20, 400.0))
+    ground = background(np.linspace(0.15, 0.35, LON.size))
+    height = xr.DataArray(np.random.default_rng(0).uniform(0, 900, (LAT.size, LON.size)), dims=("lat", "lon"))
+    index = {name: slice(None, None, step) for name, step in turned.items()}
+    model = Kriging(VARIOGRAM, vertical_scale=20.0)
+    usual = fuse(ground, given, interpolator=model, elevation=height)
+    other = fuse(ground.isel(index), given, interpolator=model, elevation=height.isel(index))
+    assert np.array_equal(other["soil_moisture"], usual["soil_moisture"].isel(index))
+    assert other["lat"].values.tolist() == ground.isel(index)["lat"].values.tolist()
+    shuffled = ground.isel(lat=[3, 1, 2, *range(4, LAT.size), 0])
+    with pytest.raises(InputError, match="sortby"):
+        fuse(shuffled, given)
+
+
+@pytest.mark.parametrize("chunks", [(1, 15, 20), (6, 4, 7), (4, 1, 20), (2, 7, 3)])
+def test_a_dask_background_is_read_chunk_by_chunk_once_for_the_stations_and_once_for_the_map(chunks):
+    import dask.array as da
+
+    coords = network(20)
+    given = stations(coords, 0.25 + correlated(coords, 6))
+    ground = background(np.linspace(0.15, 0.35, LON.size))
+    reads = []
+
+    def load(block, block_info=None):
+        reads.append(block_info[0]["chunk-location"])
+        return block
+
+    lazy = da.map_blocks(load, da.from_array(ground.values, chunks=chunks), dtype=np.float32, meta=np.empty((0, 0, 0)))
+    fused = fuse(ground.copy(data=lazy), given, interpolator=Kriging(VARIOGRAM))
+    assert max(reads.count(place) for place in set(reads)) <= 2
+    whole = fuse(ground, given, interpolator=Kriging(VARIOGRAM))
+    assert fused["soil_moisture"].values == pytest.approx(whole["soil_moisture"].values, abs=1e-6)
+    assert np.array_equal(fused["status"], whole["status"])
+
+
+def test_working_memory_beside_input_and_result_does_not_grow_with_the_grid(monkeypatch):
+    import tracemalloc
+
+    from smscale.fusion import fuse as module
+
+    monkeypatch.setattr(module, "TILE_NUMBERS", 30_000)
+    given = stations(network(20), 0.25 + correlated(network(20), 6))
+    extra = []
+    for rows in (100, 100, 400):
+        lat = np.linspace(31, 29.5, rows)
+        ground = xr.DataArray(np.full((6, rows, 80), 0.25, np.float32), dims=("time", "lat", "lon"),
+                              coords={"time": TIME, "lat": lat, "lon": np.linspace(100, 102, 80)})  # fmt: skip
+        tracemalloc.start()
+        fused = fuse(ground, given, interpolator=Kriging(VARIOGRAM), taper_km=60.0, variance=True)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        extra.append(peak - sum(fused[name].nbytes for name in ("soil_moisture", "status", "soil_moisture_variance")))
+    assert extra[2] < 1.3 * extra[1]  # the first run compiles
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"background": np.full((6, 15, 20), 0.2)}, "DataArray.*got ndarray"),
+        ({"background": None}, "DataArray.*got NoneType"),
+        ({"background": background().to_dataset(name="x")}, "DataArray.*got Dataset"),
+        ({"background": background().drop_vars("lat")}, "no coordinates lat"),
+        ({"background": background().astype(str)}, "must hold numbers"),
+        ({"background": background().assign_coords(time=np.arange(6))}, "datetime64"),
+        ({"background": background().assign_coords(time=np.append(TIME[:5], np.datetime64("NaT")))}, "missing"),
+        ({"background": background().isel(lon=[0])}, "at least 2 cells"),
+        ({"stations": np.full((4, 6), 0.3)}, "Dataset.*got ndarray"),
+        ({"stations": stations(network(4), np.full((4, 6), 0.3))["soil_moisture"]}, "Dataset.*got DataArray"),
+        ({"stations": stations(network(4), np.full((4, 6), 30.0))}, "per cent"),
+        ({"stations": stations(network(4), np.full((4, 6), "wet"))}, "numbers"),
+        ({"stations": stations(network(4), np.full((4, 6), 0.3)).assign_coords(time=np.arange(6))}, "datetime64"),
+        ({"stations": stations(network(4), np.full((4, 6), 0.3)).assign_coords(lon=100.0)}, "lon of stations"),
+        ({"bounds": (0.6, 0.0)}, "bounds"),
+        ({"bounds": None}, "bounds"),
+        ({"tolerance": "soon"}, "tolerance"),
+        ({"tolerance": np.timedelta64(-1, "h")}, "tolerance"),
+        ({"taper_km": -5.0}, "taper_km"),
+        ({"systematic": "median"}, "systematic must be"),
+        ({"elevation": np.zeros((15, 20))}, "elevation must be"),
+        ({"elevation": xr.DataArray(np.zeros((5, 20)), dims=("lat", "lon"))}, "elevation must lie"),
+        ({"residual": None}, "residual must be"),
+        ({"interpolator": "spline"}, "interpolator must be"),
+    ],
+)
+def test_wrong_types_and_values_are_one_clear_line(given, words):
+    usual = {"background": background(), "stations": stations(network(4), np.full((4, 6), 0.3))}
+    with pytest.raises(InputError, match=words) as caught:
+        fuse(**{**usual, **given})
+    assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from smscale.fusion import interpolators
 from smscale.fusion.interpolators import Kriging
 from smscale.fusion.variogram import Variogram
 from smscale.grid import EARTH_RADIUS_KM
-from smscale.kernels import kriging
+from smscale.kernels import kriging, kriging_points
 from smscale.kernels.covariance import MODELS
 from smscale.kernels.sphere import chord_points, pair_distance
 
@@ -92,6 +92,22 @@ def test_field_and_variance_agree_with_pykrige(family, neighbours):
     assert ours._variance(targets)[0] + 0.1 == pytest.approx(np.asarray(expected_variance), abs=1e-9)
     exact = Kriging(variogram, neighbours, exact=True)._fit_points(points, z[:, None])
     assert exact._variance(targets)[0] == pytest.approx(np.asarray(expected_variance), abs=1e-9)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("family", ["exponential", "spherical", "gaussian", "matern"])
+def test_field_and_variance_agree_with_gstools(family, exact):
+    """Its Matern model has sqrt(smoothness) in the distance, and its variance without `exact` is the signal's plus the nugget."""
+    gstools = pytest.importorskip("gstools")
+    rng = np.random.default_rng(4)
+    points, z, targets = rng.uniform(0, 100, (30, 2)), rng.normal(size=30), rng.uniform(0, 100, (60, 2))
+    extra = {"gaussian": {"rescale": 1.0}, "matern": {"nu": 0.8}}.get(family, {})
+    theirs = getattr(gstools, family.capitalize())(dim=2, var=1.2, len_scale=30.0, nugget=0.1, **extra)
+    expected, expected_variance = gstools.krige.Ordinary(theirs, points.T, z, exact=exact)(targets.T)
+    length = 30.0 / np.sqrt(0.8) if family == "matern" else 30.0
+    ours = Kriging(Variogram(family, 1.2, length, 0.1, 0.8), exact=exact)._fit_points(points, z[:, None])
+    assert ours._field(targets)[0] == pytest.approx(expected, abs=1e-9)
+    assert ours._variance(targets)[0] + (0.0 if exact else 0.1) == pytest.approx(expected_variance, abs=1e-9)
 
 
 def test_chord_is_the_sphere_s_and_height_counts_by_the_vertical_scale():
@@ -329,7 +345,7 @@ def test_wrong_settings_are_named():
 @pytest.mark.parametrize(("rows", "width", "points"), [(1, 1, 2), (1000, 3, 5), (3000, 12, 20), (5000, 2, 300)])
 def test_equal_neighbour_sets_share_one_label_and_no_others_do(rows, width, points):
     sets = np.sort(np.random.default_rng(rows).integers(0, points, (rows, width)), axis=1)
-    label, first = kriging._label_rows(sets)
+    label, first = kriging_points._label_rows(sets)
     assert np.array_equal(sets[first][label], sets)
     assert len(first) == len(np.unique(sets, axis=0))
 

@@ -9,11 +9,13 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from smscale import Kriging, Variogram
-from smscale.kernels import kriging, kriging_variance
+from smscale.kernels import kriging, kriging_variance, node_tiles
 from smscale.kernels.sphere import chord_points, pair_distance
 
 LON = 97.0 + 0.025 + 0.05 * np.arange(60)
 LAT = 33.0 - 0.025 - 0.05 * np.arange(50)
+#: A grid whose tiles have few stations near them; station 0 is on one of its cells.
+FINE_LON, FINE_LAT = 97.675 + 0.01 * np.arange(96), 31.875 - 0.01 * np.arange(77)
 #: Shares of the sill; what the weights of a Gaussian model without noise lose is the largest.
 CLOSE = 1e-5
 
@@ -27,6 +29,7 @@ class Network:
         places = np.column_stack([rng.uniform(96, 100.5, n), rng.uniform(30, 34, n)])
         places[0] = LON[20], LAT[30]
         self.points, self.present = chord_points(*places.T), present
+        self.kink = variogram.range if variogram.model == "spherical" else np.inf
         self.sill = variogram.partial_sill + variogram.nugget
         self.prior = self.sill if exact else variogram.partial_sill
         self.covariance = variogram.covariance_with_nugget if exact else variogram.covariance
@@ -42,11 +45,16 @@ class Network:
         kriging_variance.fill(out, cells_of(lon, lat), self.system)
         return out
 
-    def by_itself(self, time: int) -> np.ndarray:
+    def by_nodes(self, lon: np.ndarray = FINE_LON, lat: np.ndarray = FINE_LAT) -> np.ndarray:
+        out = np.full((self.present.shape[1], lat.size, lon.size), -9.0, np.float32)
+        kriging_variance.fill_grid(out, lon, lat, self.system, self.kink)
+        return out
+
+    def by_itself(self, time: int, lon: np.ndarray = LON, lat: np.ndarray = LAT) -> np.ndarray:
         """One time from the reporting stations alone, in float64."""
         on = self.present[:, time]
-        cross = self.covariance(pair_distance(self.points[on], cells_of(LON, LAT)(slice(None), slice(None))))
-        return kriging.prediction_variance(self.k[np.ix_(on, on)], cross, self.prior).reshape(LAT.size, LON.size)
+        cross = self.covariance(pair_distance(self.points[on], cells_of(lon, lat)(slice(None), slice(None))))
+        return kriging.prediction_variance(self.k[np.ix_(on, on)], cross, self.prior).reshape(lat.size, lon.size)
 
 
 def cells_of(lon: np.ndarray, lat: np.ndarray) -> Callable[[slice, slice], np.ndarray]:
@@ -81,10 +89,25 @@ VARIOGRAMS = [
 @pytest.mark.parametrize("variogram", VARIOGRAMS, ids=lambda v: f"{v.model}-{v.range:g}-{v.nugget:g}")
 def test_every_time_is_as_if_it_were_the_only_one(variogram: Variogram, silent: float, exact: bool) -> None:
     network = Network(variogram, reporting(60, 6, silent), exact)
-    grid = network.grid()
-    assert grid.min() >= 0.0
-    for time in range(6):
-        assert np.abs(grid[time] - network.by_itself(time)).max() < CLOSE * network.sill
+    assert node_tiles.suits(FINE_LON, FINE_LAT)
+    for grid, axes in ((network.grid(), (LON, LAT)), (network.by_nodes(), (FINE_LON, FINE_LAT))):
+        assert grid.min() >= 0.0
+        for time in range(6):
+            assert np.abs(grid[time] - network.by_itself(time, *axes)).max() < CLOSE * network.sill
+
+
+def test_at_nodes_far_parts_are_smooth_and_those_that_cancel_are_not_taken() -> None:
+    """A tile is left to its cells where parts of both signs are much larger than the variance, or many stations are near."""
+    row, column = (next(iter(node_tiles.spans(axis, node_tiles.tile_width(FINE_LON)))) for axis in (FINE_LAT, FINE_LON))
+
+    def part(network: Network) -> object:
+        far = np.empty((6, node_tiles.NODES, column.cells.stop), np.float32)
+        batches = kriging_variance._batches(network.system)
+        return kriging_variance._at_nodes(far, FINE_LON, FINE_LAT, row, column, network.system, batches, network.kink)
+
+    assert part(Network(VARIOGRAMS[0], reporting(60, 6, 0.1))) is not None
+    assert part(Network(Variogram("gaussian", 0.002, 300.0), reporting(60, 6, 0.1))) is None
+    assert part(Network(VARIOGRAMS[0], reporting(2000, 6, 0.1))) is None
 
 
 def test_which_way_and_which_precision_a_time_takes() -> None:
@@ -121,19 +144,21 @@ def test_no_station_is_nan_and_no_other_time_suffers() -> None:
     present = reporting(30, 4, 0.2)
     present[:, 2] = False
     network = Network(VARIOGRAMS[0], present)
-    grid = network.grid()
-    assert np.isnan(grid[2]).all()
-    assert np.isfinite(grid[[0, 1, 3]]).all()
-    assert np.isnan(Network(VARIOGRAMS[0], np.zeros((3, 2), bool)).grid()).all()
+    nobody = Network(VARIOGRAMS[0], np.zeros((3, 2), bool))
+    for grid, empty in ((network.grid(), nobody.grid()), (network.by_nodes(), nobody.by_nodes())):
+        assert np.isnan(grid[2]).all()
+        assert np.isfinite(grid[[0, 1, 3]]).all()
+        assert np.isnan(empty).all()
 
 
 @pytest.mark.parametrize("silent", [0.1, 0.9])
 def test_an_exact_field_is_certain_at_a_station_just_while_it_reports(silent: float) -> None:
     present = reporting(60, 8, silent)
     present[0] = np.arange(8) % 2 == 0
-    at_station = Network(VARIOGRAMS[0], present, exact=True).grid()[:, 30, 20] / 0.0025
-    assert at_station[::2].max() < 1e-6
-    assert at_station[1::2].min() > 0.2
+    network = Network(VARIOGRAMS[0], present, exact=True)
+    for at_station in (network.grid()[:, 30, 20] / 0.0025, network.by_nodes()[:, 40, 35] / 0.0025):
+        assert at_station[::2].max() < 1e-6
+        assert at_station[1::2].min() > 0.2
 
 
 def test_a_station_more_never_adds_variance() -> None:
@@ -150,9 +175,9 @@ def test_times_that_share_their_stations_share_the_field() -> None:
     network = Network(VARIOGRAMS[0], present)
     assert len(network.system.shares) == 1
     assert len(network.system.points) == 40
-    grid = network.grid()
-    np.testing.assert_array_equal(grid, np.broadcast_to(grid[:1], grid.shape))
-    np.testing.assert_allclose(grid[0], network.by_itself(0), rtol=0, atol=1e-6 * network.sill)
+    for grid in (network.grid(), network.by_nodes()):
+        np.testing.assert_array_equal(grid, np.broadcast_to(grid[:1], grid.shape))
+    np.testing.assert_allclose(network.grid()[0], network.by_itself(0), rtol=0, atol=1e-6 * network.sill)
 
 
 def test_a_cell_does_not_depend_on_the_block_it_is_asked_for_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,16 +190,20 @@ def test_a_cell_does_not_depend_on_the_block_it_is_asked_for_with(monkeypatch: p
     np.testing.assert_allclose(network.grid(LON, LAT[::-1])[:, ::-1], whole, rtol=0, atol=rounding)
     monkeypatch.setattr(kriging_variance, "TILE_CELLS", 47)
     np.testing.assert_allclose(network.grid(), whole, rtol=0, atol=rounding)
+    for rows, columns in ((slice(0, 61), slice(0, 60)), (slice(13, 77), slice(21, 75))):
+        block = network.by_nodes(FINE_LON[columns], FINE_LAT[rows])
+        np.testing.assert_allclose(block, network.by_nodes()[:, rows, columns], rtol=0, atol=rounding)
 
 
 def test_threads_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kriging_variance, "TILE_CELLS", 500)
     network = Network(VARIOGRAMS[0], reporting(60, 5, 0.1))
-    fields = []
-    for threads in (1, 2):
-        with threadpool_limits(threads, user_api="blas"):
-            fields.append(network.grid())
-    np.testing.assert_array_equal(*fields)
+    for fill in (network.grid, network.by_nodes):
+        fields = []
+        for threads in (1, 2):
+            with threadpool_limits(threads, user_api="blas"):
+                fields.append(fill())
+        np.testing.assert_array_equal(*fields)
 
 
 def test_a_cell_without_a_place_is_nan_alone() -> None:

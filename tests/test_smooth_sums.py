@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smscale import Kriging, Variogram
-from smscale.kernels import smooth_sums
+from smscale.kernels import node_tiles
 
 LON = 97.0 + 0.005 + 0.01 * np.arange(230)
 LAT = 33.0 - 0.005 - 0.01 * np.arange(210)
@@ -46,7 +46,7 @@ def cell_by_cell(model: Kriging, lon: np.ndarray, lat: np.ndarray) -> np.ndarray
 def test_a_grid_is_what_single_points_are(variogram: Variogram, exact: bool) -> None:
     places, values = stations(40, 5)
     model = Kriging(variogram, exact=exact).fit(places, values)
-    assert smooth_sums.suits(LON, LAT)
+    assert node_tiles.suits(LON, LAT)
     grid, points = model.predict_grid(LON, LAT), cell_by_cell(model, LON, LAT)
     assert np.isnan(grid[-1]).all()
     error = np.abs(grid[:-1] - points[:-1]).max()
@@ -94,7 +94,7 @@ def test_single_values_fill_what_is_given_and_small_grids_are_summed_directly() 
     assert model.predict_grid(LON, LAT, out=out) is out
     np.testing.assert_allclose(out, cell_by_cell(model, LON, LAT)[0], atol=CLOSE)
     coarse = np.arange(97.0, 99.0, 0.1)
-    assert not smooth_sums.suits(coarse, coarse - 66)
+    assert not node_tiles.suits(coarse, coarse - 66)
 
 
 def test_threads_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from smscale.errors import InputError
-from smscale.kernels.sphere import chord_points
+from smscale.kernels.sphere import COLOCATED, chord_points
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +42,14 @@ def target_points(coords: ArrayLike, vertical_scale: float | None) -> Floats:
         )
     elevation = coords[:, 2] if coords.shape[1] == 3 else None
     return chord_points(coords[:, 0], coords[:, 1], elevation, vertical_scale)
+
+
+def places(points: Floats) -> NDArray[np.int64]:
+    """(n,) int64: one label for all points within `COLOCATED` of one another, in order of first appearance."""
+    n = len(points)
+    pairs = cKDTree(points).query_pairs(COLOCATED, output_type="ndarray") if n else np.empty((0, 2), np.int64)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64) if n else np.empty(0, np.int64)
 
 
 def as_values(coords: ArrayLike, values: ArrayLike) -> Floats:

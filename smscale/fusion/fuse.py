@@ -1,15 +1,14 @@
-"""Residuals of stations, interpolated and merged into maps, in pieces that a block can call.
+"""Stations merged into maps: `apply_residual_field` for a block, `fuse` for arrays in memory.
 
-Pass one (tiny): the background at the stations' cells gives residuals; `solve_residual_field` decides for every time
-step which rung of the ladder it stands on (kriging, inverse distance, mean residual, none) and solves it. Pass two: for
-each block of the grid, `ResidualField.evaluate` and `apply_residual_field`. `fuse` is both at once for arrays in memory.
+Pass one (tiny): the background at the stations' cells gives residuals, and `solve.solve_fusion` solves every time step.
+Pass two: for each block of the grid, `ResidualField.evaluate` and `apply_residual_field`. `fuse` is both at once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -18,275 +17,39 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
-from smscale.fusion.coordinates import as_values, row_tiles, station_points
-from smscale.fusion.interpolators import TILE_NUMBERS, InverseDistance, Kriging
-from smscale.fusion.residuals import Residual, as_residual, remove_systematic
-from smscale.fusion.variogram import Variogram, fit_points
+from smscale.fusion.field import ResidualField
+from smscale.fusion.ladder import METHODS, Interpolator, as_interpolator, pooling_groups, pooling_levels
+from smscale.fusion.residuals import Ratio, Residual, as_residual
+from smscale.fusion.scoring import raw_and_debiased
+from smscale.fusion.solve import solve_fusion, solve_residual_field
+from smscale.fusion.systematic import check_systematic
 from smscale.grid import Grid
-from smscale.schema import VARIABLES, Status, status_attrs
+from smscale.kernels import correction
+from smscale.schema import STEP_COORDINATES, VARIABLES, status_attrs
+
+__all__ = [
+    "BOUNDS",
+    "METHODS",
+    "TOLERANCE",
+    "ResidualField",
+    "apply_residual_field",
+    "cells_of_points",
+    "fuse",
+    "match_times",
+    "pooling_groups",
+    "solve_fusion",
+    "solve_residual_field",
+]
 
 Floats = NDArray[np.float64]
-Interpolator = Kriging | InverseDistance
 
-#: Fewest reporting stations of a step for kriging and for inverse distance weighting; below, their mean residual.
-MIN_KRIGING = 8
-MIN_IDW = 3
-#: Fewest pairs x times within the cutoff for a pooled variogram (Journel & Huijbregts 1978: 30 pairs a lag, here in all).
-MIN_POOLED_PAIRS = 30
 #: Physical bounds of fused soil moisture, m3 m-3. Porosity is 0.34-0.48 by texture class (Cosby et al. 1984, Water
 #: Resources Research 20, 682-690); 0.6 leaves room for loose and organic topsoil. Give wider bounds for peat.
 BOUNDS = (0.0, 0.6)
 #: A station value belongs to a background time if it is no further away than this.
 TOLERANCE = np.timedelta64(90, "m")
-
-METHODS = {
-    "kriging": Status.FUSED_KRIGING,
-    "idw": Status.FUSED_IDW,
-    "mean": Status.FUSED_MEAN_RESIDUAL,
-    "none": Status.NOT_FUSED,
-}
-
-
-@dataclass(frozen=True)
-class FieldPart:
-    """Time steps that share one fitted interpolator: `steps` (p,) int64, indices into the field's steps."""
-
-    steps: NDArray[np.int64]
-    interpolator: Interpolator
-
-
-@dataclass(frozen=True)
-class ResidualField:
-    """Residuals of every time step, solved: small arrays that can be sent to workers and evaluated anywhere.
-
-    Parameters
-    ----------
-    method : (t,) uint32, one of the four `Status` bits of fusion
-    counts : (t,) int64, reporting stations
-    mean : (t,) float64, their mean residual, NaN without any
-    parts : the steps by kriging and by inverse distance
-    residuals : (n, t) float64, what was given
-    variograms : for each pooling group, the fitted variogram and what it was pooled over, or why there is none
-    """
-
-    method: NDArray[np.uint32]
-    counts: NDArray[np.int64]
-    mean: Floats
-    parts: tuple[FieldPart, ...]
-    residuals: Floats
-    variograms: dict[str, dict[str, Any]]
-
-    def _selected(self, steps: slice | ArrayLike) -> NDArray[np.int64]:
-        every = np.arange(self.method.size, dtype=np.int64)
-        return np.atleast_1d(every[steps if isinstance(steps, slice) else np.asarray(steps)])
-
-    def _pieces(self, steps: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Interpolator]]:
-        """Positions in `steps`, and the interpolator of just those times, part by part."""
-        pieces = []
-        for part in self.parts:
-            place = np.full(self.method.size, -1)
-            place[part.steps] = np.arange(part.steps.size)
-            positions = np.flatnonzero(place[steps] >= 0)
-            if positions.size:
-                pieces.append((positions, part.interpolator.at_times(place[steps[positions]])))
-        return pieces
-
-    def _start(self, steps: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Mean residuals where those are the method, NaN elsewhere."""
-        level = np.where(self.method[steps] == Status.FUSED_MEAN_RESIDUAL, self.mean[steps], np.nan)
-        return np.broadcast_to(level.astype(np.float32)[(..., *[None] * len(shape))], (steps.size, *shape)).copy()
-
-    def evaluate(
-        self,
-        lon: ArrayLike,
-        lat: ArrayLike,
-        steps: slice | ArrayLike = slice(None),
-        elevation: ArrayLike | None = None,
-    ) -> NDArray[np.float32]:
-        """The residual field of some steps on a grid.
-
-        A cell's value does not depend on the block or tile it is asked for with, beyond float32 rounding.
-
-        Parameters
-        ----------
-        lon : (n,), lat : (m,) degrees, cell centres; elevation : (lat, lon) metres, if the interpolator counts it
-        steps : which time steps, as an index into the steps
-
-        Returns
-        -------
-        (steps, lat, lon) float32; NaN in steps that are not fused, and in cells without a needed elevation
-        """
-        steps = self._selected(steps)
-        out = self._start(steps, (np.size(lat), np.size(lon)))
-        for positions, interpolator in self._pieces(steps):
-            out[positions] = interpolator.predict_grid(lon, lat, elevation)
-        return out
-
-    def evaluate_points(self, coords: ArrayLike, steps: slice | ArrayLike = slice(None)) -> NDArray[np.float32]:
-        """(steps, m) float32 at (m, 2 | 3) coords; NaN in steps that are not fused."""
-        steps = self._selected(steps)
-        out = self._start(steps, (len(np.asarray(coords)),))
-        for positions, interpolator in self._pieces(steps):
-            out[positions] = interpolator.predict(coords).T
-        return out
-
-    def leave_one_out(self) -> Floats:
-        """Each station's residuals predicted from the other stations by the step's own method and variogram.
-
-        Returns
-        -------
-        (n, t) float64; NaN where the station is silent or no other reports
-        """
-        others = np.maximum(self.counts - 1, 0)
-        total = np.where(np.isfinite(self.residuals), self.residuals, 0.0).sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            out = np.where(others > 0, (total - self.residuals) / others, np.nan)
-        for part in self.parts:
-            out[:, part.steps] = part.interpolator.leave_one_out()
-        return out
-
-    def steps_by_method(self) -> dict[str, int]:
-        """How many steps stand on each rung of the ladder."""
-        return {name: int((self.method == bit).sum()) for name, bit in METHODS.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """What was fitted and decided, as plain values."""
-        return {
-            "steps": self.steps_by_method(),
-            "interpolators": sorted({repr(part.interpolator) for part in self.parts}),
-            "variograms": self.variograms,
-        }
-
-
-def as_interpolator(interpolator: str | Interpolator | None) -> Interpolator:
-    """ "kriging" (also None) and "idw" as objects with default settings; an object as it is."""
-    if interpolator is None or interpolator == "kriging":
-        return Kriging()
-    if interpolator == "idw":
-        return InverseDistance()
-    if isinstance(interpolator, str):
-        raise InputError(f"interpolator must be kriging, idw or an interpolator; got {interpolator!r}")
-    return interpolator
-
-
-def pooling_groups(time: ArrayLike, overpass: ArrayLike | None = None, by: str = "season-overpass") -> NDArray[np.str_]:
-    """(t,) labels of the steps that share one correlation model.
-
-    Parameters
-    ----------
-    time : (t,) datetime64; overpass : (t,) "AM" | "PM", if known
-    by : "season-overpass" (DJF, MAM, JJA, SON x overpass), "all", or "step" (a model for every step)
-    """
-    stamps = pd.DatetimeIndex(np.asarray(time))
-    if by == "all":
-        return np.full(len(stamps), "all")
-    if by == "step":
-        return np.array([stamp.isoformat() for stamp in stamps], dtype=np.str_)
-    if by != "season-overpass":
-        raise InputError(f"pooling must be season-overpass, all or step; got {by!r}")
-    season = np.array(["DJF", "MAM", "JJA", "SON"])[stamps.month.to_numpy() % 12 // 3]
-    if overpass is None:
-        return season
-    return np.array([f"{s} {o}" for s, o in zip(season, np.asarray(overpass), strict=True)])
-
-
-def solve_residual_field(
-    coords: ArrayLike,
-    residuals: ArrayLike,
-    interpolator: str | Interpolator | None = None,
-    groups: Sequence[Hashable] | NDArray | None = None,
-    min_kriging: int = MIN_KRIGING,
-    min_idw: int = MIN_IDW,
-) -> ResidualField:
-    """Solve all time steps, each on the highest rung of the ladder that it reaches.
-
-    Kriging needs `min_kriging` reporting stations and a correlation model: the interpolator's own variogram, or one
-    fitted to the pairs of the step's group, or else of all steps. Inverse distance (with its default settings, if kriging
-    was asked for) needs `min_idw`. One station is enough for a mean residual; none leaves the step unfused.
-
-    Parameters
-    ----------
-    coords : (n, 2 | 3) longitude, latitude, elevation
-    residuals : (n, t) NaN where silent
-    interpolator : "kriging", "idw", or an unfitted interpolator; None is kriging
-    groups : (t,) labels of the steps that share one correlation model; None pools all steps
-    """
-    wanted = as_interpolator(interpolator)
-    table = as_values(coords, residuals)
-    counts = np.isfinite(table).sum(axis=0)
-    labels = [str(g) for g in groups] if groups is not None else ["all"] * table.shape[1]
-    if len(labels) != table.shape[1]:
-        raise InputError(f"groups must label the {table.shape[1]} steps; got {len(labels)} labels")
-    models: dict[str, Variogram] = {}
-    variograms: dict[str, dict[str, Any]] = {}
-    if isinstance(wanted, Kriging):
-        models, variograms = _correlation_models(station_points(coords, wanted.vertical_scale), table, labels, wanted)
-    modelled = np.array([label in models for label in labels], bool)
-    by_kriging = modelled & (counts >= min_kriging)
-    by_idw = ~by_kriging & (counts >= min_idw)
-    method = np.select([by_kriging, by_idw, counts > 0], list(METHODS.values())[:3], Status.NOT_FUSED)
-    parts = _kriging_parts(coords, table, wanted, models, labels, by_kriging) + _idw_parts(
-        coords, table, wanted, by_idw
-    )
-    total = np.where(np.isfinite(table), table, 0.0).sum(axis=0)
-    mean = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
-    return ResidualField(method.astype(np.uint32), counts, mean, tuple(parts), table, variograms)
-
-
-def _correlation_models(
-    points: Floats, table: Floats, labels: list[str], wanted: Kriging
-) -> tuple[dict[str, Variogram], dict[str, dict[str, Any]]]:
-    """The variogram of each group, and a record of how it came about; a group without one is absent from the first."""
-    groups = sorted(set(labels))
-    if isinstance(wanted.variogram, Variogram):
-        record = {"pooled": "given", **wanted.variogram.to_dict()}
-        return dict.fromkeys(groups, wanted.variogram), dict.fromkeys(groups, record)
-    family = wanted.variogram or "exponential"
-    models, records = {}, {}
-    for group in groups:
-        own = np.array([label == group for label in labels])
-        reason = ""
-        for pooled, steps in (("group", own), ("all steps", np.ones(len(labels), bool))):
-            try:
-                models[group] = fit_points(points, table[:, steps], family, min_pairs=MIN_POOLED_PAIRS)
-            except InputError as error:
-                reason = reason or str(error)
-                continue
-            records[group] = {"pooled": pooled, **models[group].to_dict()}
-            break
-        else:
-            records[group] = {"pooled": "none", "reason": reason}
-    return models, records
-
-
-def _kriging_parts(
-    coords: ArrayLike,
-    table: Floats,
-    wanted: Interpolator,
-    models: dict[str, Variogram],
-    labels: list[str],
-    chosen: NDArray[np.bool_],
-) -> list[FieldPart]:
-    """One part per distinct variogram."""
-    parts = []
-    if not isinstance(wanted, Kriging):
-        return []
-    for variogram in dict.fromkeys(models[label] for label, use in zip(labels, chosen, strict=True) if use):
-        steps = np.array([i for i in np.flatnonzero(chosen) if models[labels[i]] == variogram], dtype=np.int64)
-        model = Kriging(variogram, wanted.neighbours, wanted.exact, wanted.vertical_scale)
-        parts.append(FieldPart(steps, model.fit(coords, table[:, steps])))
-    return parts
-
-
-def _idw_parts(coords: ArrayLike, table: Floats, wanted: Interpolator, chosen: NDArray[np.bool_]) -> list[FieldPart]:
-    steps = np.flatnonzero(chosen)
-    if steps.size == 0:
-        return []
-    if isinstance(wanted, InverseDistance):
-        model = InverseDistance(wanted.neighbours, wanted.power, wanted.vertical_scale)
-    else:
-        model = InverseDistance(vertical_scale=wanted.vertical_scale)
-    return [FieldPart(steps, model.fit(coords, table[:, steps]))]
+#: Numbers of a tile that `fuse` corrects at once: some 40 bytes each of working memory.
+TILE_NUMBERS = 2_000_000
 
 
 def apply_residual_field(
@@ -307,24 +70,16 @@ def apply_residual_field(
 
     Returns
     -------
-    fused : (t, lat, lon) float32, NaN where the background is
+    fused : (t, lat, lon) float32, NaN where the background is, or is infinite
     status : (t, lat, lon) uint32: the step's method where a value was fused; NOT_FUSED elsewhere, cells without
         background included; and CLIPPED
     counts : cells "fused", "not_fused" (of those with a background) and "clipped": sums over blocks are the whole's
     """
-    raw = as_residual(residual).apply(np.asarray(background, np.float64), field)
-    fused = np.clip(raw, *bounds).astype(np.float32)
-    known = np.isfinite(raw)
-    corrected = known & np.isfinite(field)
-    clipped = known & ((raw < bounds[0]) | (raw > bounds[1]))
-    status = np.where(corrected, np.asarray(method, np.uint32)[:, None, None], np.uint32(Status.NOT_FUSED))
-    status |= np.where(clipped, np.uint32(Status.CLIPPED), np.uint32(0))
-    counts = {
-        "fused": int(corrected.sum()),
-        "not_fused": int((known & ~corrected).sum()),
-        "clipped": int(clipped.sum()),
-    }
-    return fused, status, counts
+    kind = as_residual(residual)
+    floor = kind.floor if isinstance(kind, Ratio) else None
+    bits = np.asarray(method, np.uint32)
+    fused, status, counts = correction.correct(np.asarray(background), np.asarray(field), bits, floor, bounds)
+    return fused, status, dict(zip(("fused", "not_fused", "clipped"), counts.tolist(), strict=True))
 
 
 def match_times(
@@ -382,130 +137,332 @@ def fuse(
     residual: str | Residual = "difference",
     interpolator: str | Interpolator | None = None,
     systematic: str = "none",
-    groups: Sequence[Hashable] | NDArray | None = None,
+    groups: str | Sequence[Hashable] | NDArray | None = None,
     bounds: tuple[float, float] = BOUNDS,
-    tolerance: np.timedelta64 = TOLERANCE,
+    tolerance: np.timedelta64 | timedelta | str = TOLERANCE,
     elevation: xr.DataArray | None = None,
+    taper_km: float | None = None,
+    variance: bool = False,
+    leave_one_out: bool = True,
 ) -> xr.Dataset:
     """Station measurements merged into a soil-moisture map, step by step.
 
     Each station is compared with the background cell that it lies in, at the nearest time; the residuals are interpolated
-    (`solve_residual_field`) and applied to every cell that has a background.
+    (`solve.solve_fusion`) and applied to every cell that has a background. Beside input and result the working memory
+    does not grow with the grid; a background of dask chunks is read chunk by chunk.
 
     Parameters
     ----------
-    background : (time, lat, lon) m3 m-3, NaN where missing; lon ascending, lat descending, degrees
-    stations : (station, time) `soil_moisture` with `lat`, `lon` (and `elevation`, m) along station
+    background : (time, lat, lon) m3 m-3, NaN where missing; degrees, both axes in order
+    stations : (station, time) `soil_moisture`, m3 m-3, with `lat`, `lon` (and `elevation`, m) along station
     residual : "difference", "ratio", or an object such as `Ratio(floor=0.05)`
     interpolator : "kriging", "idw", `Kriging(...)`, `InverseDistance(...)`; None is `Kriging()`
-    systematic : see `remove_systematic`
-    groups : (time,) labels of steps that share a variogram; None pools all
+    systematic, taper_km : see `solve.solve_fusion`
+    groups : labels of steps that share a variogram: "season-overpass", "step" or "all"; or (time,) or (levels, time) of
+        them; None pools all
     bounds : lowest and highest result, m3 m-3
     tolerance : how far a station's time may be from the background's
     elevation : (lat, lon) m; needed with `vertical_scale`
+    variance : also give the kriging variance of the result
+    leave_one_out : score by leaving out one station after the other
 
     Returns
     -------
     Dataset: soil_moisture (time, lat, lon) float32; status (time, lat, lon) uint32, CF flags; station_count (time) int32;
-    counts of what was left out, capped and clipped, the steps by method and the variograms are in its attributes.
+    with `variance`, soil_moisture_variance (time, lat, lon) float32, NaN where not by kriging. In its attributes: counts of
+    what was left out, capped and clipped, the steps by method, and as JSON the variograms, what was done about systematic
+    error, and the leave-one-station-out `scores` {"raw" | "debiased": {"before" | "after": ...}} (`raw_and_debiased`).
 
     Raises
     ------
     InputError
-        for missing dimensions or variables, or unordered axes.
+        for wrong types, missing dimensions or variables, or axes out of order.
     """
-    _check_inputs(background, stations)
+    _check_background(background)
+    _check_stations(stations)
+    _check_bounds(bounds)
+    check_systematic(systematic)
     kind, wanted = as_residual(residual), as_interpolator(interpolator)
-    observed = match_times(
-        stations["time"].values,
-        stations["soil_moisture"].transpose("station", "time").values,
-        background["time"].values,
-        tolerance,
+    flipped = _flips(background)
+    ground = background.isel(flipped)
+    height = _heights(elevation, background, flipped)
+    reach = _as_reach(tolerance)
+    observed, at_cells, coords, report = _compared(ground, stations, wanted.vertical_scale, reach, bounds)
+    field = solve_fusion(
+        coords, observed, at_cells, kind, wanted, systematic, _levels(groups, background), taper_km=taper_km
     )
-    row, col = cells_of_points(
-        background["lon"].values, background["lat"].values, stations["lon"].values, stations["lat"].values
-    )
-    inside = row >= 0
-    cells = background.isel(lat=xr.DataArray(row, dims="station"), lon=xr.DataArray(col, dims="station"))
-    at_cells = np.where(inside[:, None], cells.transpose("station", "time").values.astype(np.float64), np.nan)
-    residuals, removed = remove_systematic(kind.residual(observed, at_cells), systematic, kind)
-    coords = _station_coords(stations, wanted.vertical_scale)
-    field = solve_residual_field(coords[inside], residuals[inside], wanted, groups)
-    fused, status, counts = _merge(background, field, kind, bounds, elevation)
-    report = {
-        "residual": kind.name,
-        "systematic": systematic,
-        "stations": int(inside.sum()),
-        "stations_outside_grid": int((~inside).sum()),
-        "stations_never_compared": int((inside & ~np.isfinite(residuals).any(axis=1)).sum()),
-        **{f"residuals_{name}": count for name, count in kind.counts(observed, at_cells).items()},
+    layers, counts = _merge(ground, field, bounds, height, variance)
+    report |= _report(field, counts, bounds)
+    if leave_one_out:
+        after = np.clip(kind.apply(at_cells, field.leave_one_out()), *bounds)
+        scores = raw_and_debiased(observed, {"before": at_cells, "after": after})
+        report["scores"] = _json(scores)
+    return _as_dataset(ground, layers, field.counts, report).isel(flipped)
+
+
+def _compared(
+    background: xr.DataArray,
+    stations: xr.Dataset,
+    vertical_scale: float | None,
+    tolerance: np.timedelta64,
+    bounds: tuple[float, float],
+) -> tuple[Floats, Floats, Floats, dict[str, Any]]:
+    """Values, background and coordinates of the stations inside the grid, and counts of the others."""
+    coords = _station_coords(stations, vertical_scale)
+    somewhere = np.isfinite(coords).all(axis=1)
+    row, col = cells_of_points(background["lon"].values, background["lat"].values, *coords[somewhere, :2].T)
+    inside = np.flatnonzero(somewhere)[row >= 0]
+    values = np.asarray(stations["soil_moisture"].transpose("station", "time").values, np.float64)
+    _check_unit(values, bounds)
+    observed = match_times(stations["time"].values, values[inside], background["time"].values, tolerance)
+    place = {"lat": xr.DataArray(row[row >= 0], dims="station"), "lon": xr.DataArray(col[row >= 0], dims="station")}
+    at_cells = background.isel(place).transpose("station", "time").values.astype(np.float64)
+    names = _station_names(stations)
+    counts = {
+        "stations": int(inside.size),
+        "stations_without_coordinates": int((~somewhere).sum()),
+        "stations_outside_grid": int((row < 0).sum()),
+        "stations_on_masked_cells": int((~np.isfinite(at_cells).any(axis=1)).sum()),
+        "station_names_repeated": len(names) - len(set(names)),
+    }
+    return observed, at_cells, coords[inside], counts
+
+
+def _report(field: ResidualField, counts: dict[str, int], bounds: tuple[float, float]) -> dict[str, Any]:
+    """What a fusion did, as attributes that any file format takes."""
+    limits = ("floored", "capped")
+    report: dict[str, Any] = {
+        "residual": field.residual.name,
+        "systematic": field.systematic["name"],
+        # those without coordinates were counted before
+        **{name: n for name, n in field.left_out.items() if name not in (*limits, "stations_without_coordinates")},
+        **{f"residuals_{name}": field.left_out[name] for name in limits},
         **{f"cells_{name}": count for name, count in counts.items()},
         **{f"steps_{name}": count for name, count in field.steps_by_method().items()},
         "lowest": bounds[0],
         "highest": bounds[1],
-        "variograms": json.dumps(field.variograms, sort_keys=True),
+        "variograms": _json(field.variograms),
+        "systematic_record": _json(field.systematic),
     }
-    if systematic != "none":
-        report["mean_systematic_removed"] = float(np.nanmean(removed)) if np.isfinite(removed).any() else float("nan")
-    return _as_dataset(background, fused, status, field.counts, report)
+    if field.taper_km is not None:
+        report["taper_km"] = float(field.taper_km)
+    removed = field.systematic.get("mean_removed")
+    return report if removed is None else report | {"mean_systematic_removed": removed}
+
+
+def _json(values: Any) -> str:
+    """Strict JSON: a score that there is none of is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    return json.dumps(plain(values), sort_keys=True, allow_nan=False)
+
+
+# -- the map, tile by tile ---------------------------------------------------------------------
 
 
 def _merge(
     background: xr.DataArray,
     field: ResidualField,
-    residual: Residual,
     bounds: tuple[float, float],
-    elevation: xr.DataArray | None,
-) -> tuple[NDArray[np.float32], NDArray[np.uint32], dict[str, int]]:
-    """`apply_residual_field` over the whole background, some rows at a time."""
+    height: NDArray | None,
+    variance: bool,
+) -> tuple[dict[str, NDArray], dict[str, int]]:
+    """`apply_residual_field` over the whole background, a tile at a time."""
     lon, lat = background["lon"].values, background["lat"].values
-    height = None if elevation is None else elevation.transpose("lat", "lon").values
-    fused, status = np.empty(background.shape, np.float32), np.empty(background.shape, np.uint32)
-    counts: dict[str, int] = {}
-    for rows in row_tiles(lat.size, lon.size, len(field.method), TILE_NUMBERS):
+    layers: dict[str, NDArray] = {
+        "soil_moisture": np.empty(background.shape, np.float32),
+        "status": np.empty(background.shape, np.uint32),
+    }
+    if variance:
+        layers["soil_moisture_variance"] = np.empty(background.shape, np.float32)
+    totals = dict.fromkeys(("fused", "not_fused", "clipped"), 0)
+    for steps, rows, ground in _tiles(background):
         part = None if height is None else height[rows]
-        correction = field.evaluate(lon, lat[rows], elevation=part)
-        ground = background.isel(lat=rows).values
-        fused[:, rows], status[:, rows], tile = apply_residual_field(ground, correction, field.method, residual, bounds)
-        counts = {name: counts.get(name, 0) + count for name, count in tile.items()}
-    return fused, status, counts
+        correction = field.evaluate(lon, lat[rows], steps, part)
+        fused, status, counts = apply_residual_field(ground, correction, field.method[steps], field.residual, bounds)
+        layers["soil_moisture"][steps, rows], layers["status"][steps, rows] = fused, status
+        totals = {name: n + counts[name] for name, n in totals.items()}
+        if variance:
+            known = field.variance(lon, lat[rows], steps, part)
+            layers["soil_moisture_variance"][steps, rows] = field.residual.map_variance(ground, known)
+    return layers, totals
+
+
+def _tiles(background: xr.DataArray) -> Iterator[tuple[slice, slice, NDArray]]:
+    """Steps, rows and values of tiles of some `TILE_NUMBERS`, all of one chunk before the next."""
+    _, _, cols = background.shape
+    for slab, band in _chunks(background):
+        chunk = background.isel(time=slab, lat=band).values
+        t, n, _ = chunk.shape
+        rows = max(1, TILE_NUMBERS // max(1, cols * t))
+        for first in range(0, n, rows):
+            part = slice(first, min(first + rows, n))
+            yield slab, slice(band.start + part.start, band.start + part.stop), chunk[:, part]
+
+
+def _chunks(background: xr.DataArray) -> Iterator[tuple[slice, slice]]:
+    """(time, lat) slices of the chunks of a lazy background; small ones together; one of all otherwise."""
+    t, n, cols = background.shape
+    chunks = background.chunks
+    if chunks is None:
+        yield slice(0, t), slice(0, n)
+        return
+    for band in _joined(chunks[1], max(1, TILE_NUMBERS // max(1, max(chunks[0], default=1) * cols))):
+        for slab in _joined(chunks[0], max(1, TILE_NUMBERS // max(1, (band.stop - band.start) * cols))):
+            yield slab, band
+
+
+def _joined(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Neighbouring chunks along an axis, together no longer than `most` unless one is."""
+    start = stop = 0
+    for size in sizes:
+        if stop > start and stop + size - start > most:
+            yield slice(start, stop)
+            start = stop
+        stop += size
+    if stop > start:
+        yield slice(start, stop)
 
 
 def _as_dataset(
-    background: xr.DataArray,
-    fused: NDArray[np.float32],
-    status: NDArray[np.uint32],
-    counts: NDArray[np.int64],
-    report: dict[str, Any],
+    background: xr.DataArray, layers: dict[str, NDArray], counts: NDArray, report: dict[str, Any]
 ) -> xr.Dataset:
     dims = ("time", "lat", "lon")
-    return xr.Dataset(
-        {
-            "soil_moisture": (dims, fused, VARIABLES["soil_moisture"].attrs),
-            "status": (dims, status, status_attrs()),
-            "station_count": ("time", counts.astype(np.int32), {"long_name": "stations compared with the background"}),
+    attrs: dict[str, dict[str, Any]] = {
+        "soil_moisture": VARIABLES["soil_moisture"].attrs,
+        "status": status_attrs(),
+        "soil_moisture_variance": {
+            "long_name": "kriging variance of soil moisture, free of measurement error; missing where not by kriging",
+            "units": "m6 m-6",
         },
+    }
+    heard = ("time", counts.astype(np.int32), {"long_name": "places of stations compared with the background"})
+    return xr.Dataset(
+        {**{name: (dims, values, attrs[name]) for name, values in layers.items()}, "station_count": heard},
         coords=background.coords,
         attrs=report,
     )
 
 
-def _check_inputs(background: xr.DataArray, stations: xr.Dataset) -> None:
+# -- what is given -----------------------------------------------------------------------------
+
+
+def _check_background(background: xr.DataArray) -> None:
+    if not isinstance(background, xr.DataArray):
+        raise InputError(f"background must be a DataArray of dims (time, lat, lon); got {type(background).__name__}")
     if background.dims != ("time", "lat", "lon"):
         raise InputError(
             f"background must have dims (time, lat, lon); got {background.dims}: transpose it, or expand time"
+        )
+    lacking = [name for name in ("time", "lat", "lon") if name not in background.coords]
+    if lacking:
+        raise InputError(f"background has no coordinates {', '.join(lacking)}: assign them")
+    if background.dtype.kind not in "fiu":
+        raise InputError(f"background must hold numbers, m3 m-3; got dtype {background.dtype}")
+    _check_times(background["time"], "background")
+
+
+def _check_stations(stations: xr.Dataset) -> None:
+    if not isinstance(stations, xr.Dataset):
+        raise InputError(
+            f"stations must be a Dataset of (station, time) soil_moisture with lat and lon; got {type(stations).__name__}"
         )
     lacking = [name for name in ("soil_moisture", "lat", "lon", "time") if name not in stations.variables]
     if lacking or set(stations["soil_moisture"].dims) != {"station", "time"}:
         raise InputError(
             f"stations must hold (station, time) soil_moisture with lat, lon and time; lacking: {lacking or 'dims'}"
         )
+    if stations["soil_moisture"].dtype.kind not in "fiu":
+        raise InputError(f"stations' soil_moisture must hold numbers; got dtype {stations['soil_moisture'].dtype}")
+    _check_times(stations["time"], "stations")
+
+
+def _check_times(time: xr.DataArray, whose: str) -> None:
+    if time.dtype.kind != "M":
+        raise InputError(f"time of {whose} must be datetime64; got {time.dtype}: decode it")
+    missing = int(np.isnat(time.values).sum())
+    if missing:
+        raise InputError(f"time of {whose} holds {missing} missing values: leave those steps out")
+
+
+def _check_bounds(bounds: tuple[float, float]) -> None:
+    if np.size(bounds) != 2 or not np.all(np.diff(np.asarray(bounds, np.float64)) > 0):
+        raise InputError(f"bounds must be lowest < highest, m3 m-3; got {bounds}")
+
+
+def _as_reach(tolerance: Any) -> np.timedelta64:
+    """A duration in whatever form pandas knows."""
+    try:
+        reach: Any = pd.Timedelta(tolerance)
+    except (ValueError, TypeError):
+        reach = pd.NaT
+    if reach is pd.NaT or reach < pd.Timedelta(0):
+        raise InputError(f"tolerance must be a duration, such as np.timedelta64(90, 'm') or '90min'; got {tolerance!r}")
+    return reach.to_timedelta64()
+
+
+def _check_unit(values: Floats, bounds: tuple[float, float]) -> None:
+    """Refuse per cent: every cell would be clipped."""
+    known = values[np.isfinite(values)]
+    if known.size and bounds[1] <= 1 and np.median(known) > 1:
+        raise InputError(
+            f"stations' soil_moisture must be m3 m-3; its median is {np.median(known):.3g}: divide per cent by 100"
+        )
+
+
+def _flips(background: xr.DataArray) -> dict[str, slice]:
+    """The index that makes lat run north to south and lon west to east."""
+    turns = {}
+    for name, up in (("lat", False), ("lon", True)):
+        values = np.asarray(background[name].values, np.float64)
+        step = np.diff(values)
+        if not np.isfinite(values).all() or not (np.all(step > 0) or np.all(step < 0)):
+            raise InputError(f"{name} of background must rise or fall throughout: sort it with sortby({name!r})")
+        if step.size and (step[0] > 0) != up:
+            turns[name] = slice(None, None, -1)
+    return turns
+
+
+def _heights(elevation: xr.DataArray | None, background: xr.DataArray, flipped: dict[str, slice]) -> NDArray | None:
+    if elevation is None:
+        return None
+    if not isinstance(elevation, xr.DataArray) or set(elevation.dims) != {"lat", "lon"}:
+        raise InputError("elevation must be a DataArray of dims (lat, lon), in m")
+    shape = (background.sizes["lat"], background.sizes["lon"])
+    height = elevation.transpose("lat", "lon")
+    same = all(n not in height.coords or np.array_equal(height[n], background[n]) for n in ("lat", "lon"))
+    if height.shape != shape or not same:
+        raise InputError(f"elevation must lie on the background's lat and lon {shape}; got {height.shape}")
+    return height.isel(flipped).values
+
+
+def _levels(groups: Any, background: xr.DataArray) -> Any:
+    """Labels of steps; a word is worked out from the time and, where there is one, the overpass."""
+    if not isinstance(groups, str):
+        return groups
+    overpass = background.coords.get(STEP_COORDINATES[0])
+    words = None if overpass is None or overpass.dims != ("time",) else overpass.values
+    return pooling_levels(background["time"].values, words, groups)
+
+
+def _station_names(stations: xr.Dataset) -> list[Any]:
+    for name in ("station_name", "station"):
+        if name in stations.variables and stations[name].dims == ("station",):
+            return stations[name].values.tolist()
+    return []
 
 
 def _station_coords(stations: xr.Dataset, vertical_scale: float | None) -> Floats:
-    columns = [stations["lon"].values, stations["lat"].values]
-    if vertical_scale is not None:
-        if "elevation" not in stations.variables:
-            raise InputError(f"vertical_scale {vertical_scale} needs station elevations: stations has no elevation")
-        columns.append(stations["elevation"].values)
-    return np.column_stack([np.asarray(column, np.float64) for column in columns])
+    names = ["lon", "lat"] + (["elevation"] if vertical_scale is not None else [])
+    if "elevation" in names and "elevation" not in stations.variables:
+        raise InputError(f"vertical_scale {vertical_scale} needs station elevations: stations has no elevation")
+    columns = []
+    for name in names:
+        if stations[name].dims != ("station",) or stations[name].dtype.kind not in "fiu":
+            raise InputError(f"{name} of stations must be numbers along station; got {stations[name].dims}")
+        columns.append(np.asarray(stations[name].values, np.float64))
+    return np.column_stack(columns)

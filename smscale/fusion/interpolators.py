@@ -7,16 +7,13 @@ product may differ with the shape of the block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from smscale.errors import InputError
 from smscale.fusion.coordinates import (
@@ -24,13 +21,24 @@ from smscale.fusion.coordinates import (
     as_output,
     as_values,
     grid_points,
+    places,
     row_tiles,
     station_points,
     target_points,
 )
 from smscale.fusion.variogram import Variogram, fit_points
-from smscale.kernels import idw, kriging, kriging_variance, neighbours, smooth_sums
-from smscale.kernels.sphere import COLOCATED, pair_distance
+from smscale.kernels import (
+    idw,
+    kriging,
+    kriging_local,
+    kriging_points,
+    kriging_variance,
+    neighbours,
+    node_tiles,
+    smooth_sums,
+)
+from smscale.kernels.radial import Radial
+from smscale.kernels.sphere import pair_distance
 
 Floats = NDArray[np.float64]
 
@@ -107,7 +115,7 @@ class _Interpolator:
         """The field into (t, lat, lon)."""
         for rows in row_tiles(lat.size, lon.size, self._width(), TILE_NUMBERS):
             targets = grid_points(lon, lat, elevation, rows, self.vertical_scale)
-            table[:, rows] = self._in_tiles(targets).reshape(table.shape[0], -1, lon.size)
+            table[:, rows] = self._in_tiles(targets).reshape(table[:, rows].shape)
 
 
 class Kriging(_Interpolator):
@@ -121,6 +129,9 @@ class Kriging(_Interpolator):
         treats it as variation below the station distance, so that the field honours every value at its station (gstat,
         PyKrige)
     vertical_scale : how many horizontal km one km of elevation counts; None: elevation, if given, does not count
+    negative_weights : "keep"; or "zero" with `neighbours`: negative weights, and small ones further off, become zero and the rest
+        are scaled to a sum of one (Deutsch 1996, Computers & Geosciences 22, 765-773), so that the field stays within the
+        neighbours' values. The variance is that of the weights that are used, C(0) - 2 w'c + w'K w.
 
     Attributes
     ----------
@@ -148,14 +159,16 @@ class Kriging(_Interpolator):
         neighbours: int | None = None,
         exact: bool = False,
         vertical_scale: float | None = None,
+        negative_weights: str = "keep",
     ) -> None:
         self.variogram = variogram
         self.neighbours = neighbours
         self.exact = exact
         self.vertical_scale = vertical_scale
+        self.negative_weights = negative_weights
 
     def __repr__(self) -> str:
-        settings = ("variogram", "neighbours", "exact", "vertical_scale")
+        settings = ("variogram", "neighbours", "exact", "vertical_scale", "negative_weights")
         return f"Kriging({', '.join(f'{name}={getattr(self, name)!r}' for name in settings)})"
 
     def fit(self, coords: ArrayLike, values: ArrayLike) -> Self:
@@ -172,7 +185,8 @@ class Kriging(_Interpolator):
             for wrong shapes, a variogram that cannot be fitted, or a system that cannot be factored.
         """
         _check_neighbours(self.neighbours)
-        points, table = station_points(coords, self.vertical_scale), as_values(coords, values)
+        self._check_negative_weights()
+        points, table = _stations(coords, values, self.vertical_scale)
         return self._fit_points(points, table, np.ndim(values) == 1)
 
     def _fit_points(self, points: Floats, table: Floats, single: bool = False) -> Self:
@@ -180,7 +194,7 @@ class Kriging(_Interpolator):
         self.variogram_ = fit_points(points, table, wanted) if isinstance(wanted, str) else wanted
         self.noise_ = 0.0 if self.exact else self.variogram_.nugget
         self._covariance = self.variogram_.covariance_with_nugget if self.exact else self.variogram_.covariance
-        self.place_ = _places(points) if self.noise_ == 0.0 else np.arange(len(points))
+        self.place_ = places(points) if self.noise_ == 0.0 else np.arange(len(points))
         self.points_, self.values_ = _average_places(points, table, self.place_)
         self.reported_, self.single_ = np.isfinite(table), single
         self.patterns_ = list(neighbours.silence_patterns(self.values_))
@@ -188,6 +202,12 @@ class Kriging(_Interpolator):
             with self._solvable():
                 self.mean_, self.coefficients_, self.jitter_ = kriging.solve_dual(self._matrix(), self.values_)
         return self
+
+    def _check_negative_weights(self) -> None:
+        if self.negative_weights not in ("keep", "zero"):
+            raise InputError(f"negative_weights must be keep or zero; got {self.negative_weights!r}")
+        if self.negative_weights == "zero" and self.neighbours is None:
+            raise InputError("negative_weights 'zero' needs neighbours, such as 12: with all stations weights are kept")
 
     @contextmanager
     def _solvable(self) -> Iterator[None]:
@@ -216,53 +236,45 @@ class Kriging(_Interpolator):
 
     def _width(self) -> int:
         n, t = self.values_.shape
-        if self.neighbours is None:
-            return max(n, t)
-        shared = max((columns.size for _, columns in self.patterns_), default=1)
-        return max(t, self.neighbours * max(self.neighbours, shared))
+        return max(n, t) if self.neighbours is None else max(t, min(self.neighbours, n) ** 2)
 
     def _field(self, targets: Floats) -> Floats:
         if self.neighbours is None:
             cross = self._covariance(pair_distance(self.points_, targets))
             return self.coefficients_.T @ cross + self.mean_[:, None]
-        return self._local_field(self.points_, self.values_, self.patterns_, targets)
+        with self._solvable():
+            return kriging_points.field_at(self.points_, self.values_, self.patterns_, targets, self._rule())
 
-    def _local_field(
-        self, points: Floats, values: Floats, patterns: list[neighbours.Pattern], targets: Floats
-    ) -> Floats:
-        """(t, m): from the nearest points that report; targets of one neighbour set share one factorisation."""
-        out = np.full((values.shape[1], len(targets)), np.nan)
-        nearest = kriging.nearest_candidates(points, targets, self._near())
-        for reporting, columns in patterns:
-            sets, label = kriging.nearest_sets(points, targets, nearest, reporting, self._near())
-            with self._solvable():
-                mean, coefficients, _ = kriging.solve_sets(
-                    points, self.noise_, self._covariance, sets, values[:, columns]
-                )
-            known = np.flatnonzero(label >= 0)
-            own = label[known]
-            cross = self._covariance(kriging.neighbour_distance(points, sets, own, targets[known]))
-            field = mean[own] + np.einsum("mk,mkt->mt", cross, coefficients[own])
-            out[np.ix_(columns, known)] = field.T
-        return out
+    def _prior(self) -> float:
+        """Variance of the signal that is predicted."""
+        return self.variogram_.partial_sill + (self.variogram_.nugget if self.exact else 0.0)
 
-    def _near(self) -> int:
-        return len(self.points_) if self.neighbours is None else self.neighbours
+    def _kink(self) -> float:
+        """Distance at which the covariance is not smooth, beside 0; km."""
+        return self.variogram_.range if self.variogram_.model == "spherical" else np.inf
+
+    def _radial(self) -> Radial:
+        """The covariance, and where it is not smooth: a nugget of the signal is a jump at 0."""
+        jump = (0.0,) if self.exact and self.variogram_.nugget > 0.0 else ()
+        return Radial(self._covariance, self.variogram_.partial_sill + self.variogram_.nugget, (self._kink(), *jump))
+
+    def _rule(self) -> kriging_points.Rule:
+        near = min(self.neighbours or len(self.points_), len(self.points_))
+        return kriging_points.Rule(self._radial(), self._prior(), self.noise_, near, self.negative_weights == "zero")
 
     def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
         if self.neighbours is not None and self.neighbours <= NEAR:
             cells = _cells(lon, lat, elevation, self.vertical_scale)
             with self._solvable():
-                kriging.fill_local(
-                    table, cells, self.points_, self.values_, self.neighbours, self._covariance, self.noise_
-                )
+                kriging_local.fill_field(table, cells, self.points_, self.values_, self._rule())
             return
-        if self.neighbours is not None or self.vertical_scale is not None or not smooth_sums.suits(lon, lat):
+        if self.neighbours is not None or self.vertical_scale is not None or not node_tiles.suits(lon, lat):
             super()._fill(table, lon, lat, elevation)
             return
-        kink = self.variogram_.range if self.variogram_.model == "spherical" else np.inf
         scale = float(np.nanmax(np.abs(self.values_), initial=0.0))
-        sources = smooth_sums.Sources(self.points_, self.coefficients_, self.mean_, self._covariance, kink, scale)
+        sources = smooth_sums.Sources(
+            self.points_, self.coefficients_, self.mean_, self._covariance, self._kink(), scale
+        )
         smooth_sums.fill(table, lon, lat, sources)
 
     def predict(self, coords: ArrayLike, return_variance: bool = False) -> Any:
@@ -284,8 +296,7 @@ class Kriging(_Interpolator):
         if not return_variance:
             return field
         variance = np.empty((self.values_.shape[1], len(targets)))
-        width = max(self._width(), self._near() ** 2 if self.neighbours else 0)
-        for part in row_tiles(len(targets), 1, width, TILE_NUMBERS):
+        for part in row_tiles(len(targets), 1, self._width(), TILE_NUMBERS):
             variance[:, part] = self._variance(targets[part])
         return field, self._shaped(variance)
 
@@ -303,47 +314,36 @@ class Kriging(_Interpolator):
             height = None if elevation is None else elevation[:, columns]
             return grid_points(lon[columns], lat, height, rows, self.vertical_scale)
 
-        if self.neighbours is not None:
-            width = max(self._width(), self._near() ** 2)
-            for rows in row_tiles(lat.size, lon.size, width, TILE_NUMBERS):
-                table[:, rows] = self._variance(targets(rows, slice(None))).reshape(len(table), -1, lon.size)
-            return out
-        prior = self.variogram_.partial_sill + (self.variogram_.nugget if self.exact else 0.0)
-        with self._solvable():
-            system = kriging_variance.solve(self.points_, self._covariance, self._matrix(), prior, self.patterns_)
-        kriging_variance.fill(table, targets, system)
+        if self.neighbours is not None and self.neighbours <= NEAR:
+            cells = _cells(lon, lat, elevation, self.vertical_scale)
+            with self._solvable():
+                kriging_local.fill_variance(table, cells, self.points_, self.values_, self._rule())
+        elif self.neighbours is not None:
+            for rows in row_tiles(lat.size, lon.size, self._width(), TILE_NUMBERS):
+                table[:, rows] = self._variance(targets(rows, slice(None))).reshape(table[:, rows].shape)
+        else:
+            with self._solvable():
+                system = kriging_variance.solve(
+                    self.points_, self._covariance, self._matrix(), self._prior(), self.patterns_
+                )
+            if self.vertical_scale is None and node_tiles.suits(lon, lat):
+                kriging_variance.fill_grid(table, lon, lat, system, self._kink())
+            else:
+                kriging_variance.fill(table, targets, system)
         return out
 
     def _variance(self, targets: Floats) -> Floats:
-        """(t, m) float64, NaN at times without any station."""
-        prior = self.variogram_.partial_sill + (self.variogram_.nugget if self.exact else 0.0)
-        out = np.full((self.values_.shape[1], len(targets)), np.nan)
-        local = self.neighbours is not None
-        nearest = kriging.nearest_candidates(self.points_, targets, self._near()) if local else None
-        for points, columns in self.patterns_:
-            with self._solvable():
-                if nearest is None:
-                    k = self._matrix()[np.ix_(points, points)]
-                    cross = self._covariance(pair_distance(self.points_[points], targets))
-                    out[columns] = kriging.prediction_variance(k, cross, prior)
-                else:
-                    out[columns] = self._local_variance(points, nearest, targets, prior)
-        return out
-
-    def _local_variance(
-        self, reporting: NDArray[np.int64], nearest: NDArray[np.int64], targets: Floats, prior: float
-    ) -> Floats:
-        """(m,) float64 from the nearest of the reporting points."""
-        sets, label = kriging.nearest_sets(self.points_, targets, nearest, reporting, self._near())
-        nothing = np.empty((len(self.points_), 0))
-        _, _, matrices = kriging.solve_sets(self.points_, self.noise_, self._covariance, sets, nothing)
-        out = np.full(len(targets), np.nan)
-        known = np.flatnonzero(label >= 0)
-        cross = self._covariance(kriging.neighbour_distance(self.points_, sets, label[known], targets[known]))
-        solved = np.linalg.solve(matrices[label[known]], np.stack([cross, np.ones_like(cross)], axis=2))
-        lagrange = (1.0 - solved[:, :, 0].sum(axis=1)) / solved[:, :, 1].sum(axis=1)
-        simple = prior - np.einsum("mk,mk->m", cross, solved[:, :, 0])
-        out[known] = np.maximum(simple + lagrange**2 * solved[:, :, 1].sum(axis=1), 0.0)
+        """(t, m) float64, NaN at times without any station and at targets without a place."""
+        times = self.values_.shape[1]
+        with self._solvable():
+            if self.neighbours is not None:
+                return kriging_points.variance_at(self.points_, self.patterns_, targets, times, self._rule())
+            out = np.full((times, len(targets)), np.nan)
+            known = np.flatnonzero(np.isfinite(targets).all(axis=1))
+            matrix, cross = self._matrix(), self._covariance(pair_distance(self.points_, targets[known]))
+            for points, columns in self.patterns_:
+                k = matrix[np.ix_(points, points)]
+                out[np.ix_(columns, known)] = kriging.prediction_variance(k, cross[points], self._prior())
         return out
 
     def leave_one_out(self) -> Floats:
@@ -356,22 +356,14 @@ class Kriging(_Interpolator):
         (n,) or (n, t) float64 as `fit` was given; NaN where the station is silent or no other place reports.
         """
         self._check_fitted()
-        if self.neighbours is None:
-            with self._solvable():
+        with self._solvable():
+            if self.neighbours is None:
                 prediction, _ = kriging.leave_one_out(self._matrix(), self.values_)
-        else:
-            prediction = np.stack([self._without(i) for i in range(len(self.points_))])
+            else:
+                rule, points = self._rule(), self.points_
+                prediction = kriging_points.field_at(points, self.values_, self.patterns_, points, rule, others=True).T
         prediction = np.where(self.reported_, prediction[self.place_], np.nan)
         return prediction[:, 0] if self.single_ else prediction
-
-    def _without(self, i: int) -> Floats:
-        """(t,) float64: the field at point i from all others."""
-        others = np.delete(np.arange(len(self.points_)), i)
-        if others.size == 0:
-            return np.full(self.values_.shape[1], np.nan)
-        values = self.values_[others]
-        patterns = list(neighbours.silence_patterns(values))
-        return self._local_field(self.points_[others], values, patterns, self.points_[i : i + 1])[:, 0]
 
 
 class InverseDistance(_Interpolator):
@@ -409,7 +401,7 @@ class InverseDistance(_Interpolator):
         _check_neighbours(self.neighbours)
         if not self.power > 0:
             raise InputError(f"power must be above 0; got {self.power}")
-        self.points_, self.values_ = station_points(coords, self.vertical_scale), as_values(coords, values)
+        self.points_, self.values_ = _stations(coords, values, self.vertical_scale)
         self.single_ = np.ndim(values) == 1
         return self
 
@@ -441,6 +433,14 @@ class InverseDistance(_Interpolator):
         return prediction[:, 0] if self.single_ else prediction
 
 
+def stacked(models: Sequence[_Interpolator]) -> _Interpolator:
+    """One inverse distance model for the times of several, which must share stations and settings."""
+    one = copy(models[0])
+    one.values_ = np.concatenate([model.values_ for model in models], axis=1)
+    one.single_ = False
+    return one
+
+
 def _cells(lon: Floats, lat: Floats, elevation: Floats | None, vertical_scale: float | None) -> neighbours.Cells:
     if vertical_scale is None:
         return neighbours.Cells(lon, lat)
@@ -454,12 +454,12 @@ def _check_neighbours(neighbours: int | None) -> None:
         raise InputError(f"neighbours must be at least 1, or None for all; got {neighbours}")
 
 
-def _places(points: Floats) -> NDArray[np.int64]:
-    """(n,) int64: one label for all points within `COLOCATED` of one another, in order of first appearance."""
-    n = len(points)
-    pairs = cKDTree(points).query_pairs(COLOCATED, output_type="ndarray")
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+def _stations(coords: ArrayLike, values: ArrayLike, vertical_scale: float | None) -> tuple[Floats, Floats]:
+    """Points and values of at least one station, checked."""
+    points, table = station_points(coords, vertical_scale), as_values(coords, values)
+    if len(points) == 0:
+        raise InputError("coords hold no station: a field needs at least one")
+    return points, table
 
 
 def _average_places(points: Floats, values: Floats, place: NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +14,8 @@ Floats = NDArray[np.float64]
 #: A station with fewer residuals than this has no mean of its own under "station-mean": the network's is used.
 MIN_STATION_RESIDUALS = 3
 
-SYSTEMATIC = ("none", "network-mean", "station-mean")
-
-
-class Residual(Protocol):
-    """How stations and map are compared, and the map corrected."""
-
-    @property
-    def name(self) -> str:
-        """Word for reports."""
-
-    def residual(self, observed: Floats, background: Floats) -> Floats:
-        """Residuals of stations against the map at their cells; NaN where either is."""
-
-    def apply(self, background: NDArray, field: NDArray) -> NDArray:
-        """The map corrected by an interpolated residual; unchanged where the field is NaN."""
-
-    def without(self, residuals: Floats, systematic: Floats) -> Floats:
-        """Residuals less a systematic part."""
-
-    def counts(self, observed: Floats, background: Floats) -> dict[str, int]:
-        """How many residuals were altered by limits."""
+#: Systematic parts that are one number a station; `smscale.fusion.systematic` has the others.
+CONSTANT = ("none", "network-mean", "station-mean")
 
 
 @dataclass(frozen=True)
@@ -43,6 +23,8 @@ class Difference:
     """Additive residual: F + (observed - F)^, the paper's GDA."""
 
     name: str = "difference"
+    #: The residual of a map that is right.
+    nothing = 0.0
 
     def residual(self, observed: Floats, background: Floats) -> Floats:
         """observed - background."""
@@ -55,6 +37,18 @@ class Difference:
     def without(self, residuals: Floats, systematic: Floats) -> Floats:
         """residuals - systematic."""
         return residuals - systematic
+
+    def joined(self, systematic: NDArray, rest: NDArray) -> NDArray:
+        """systematic + rest."""
+        return systematic + rest
+
+    def tapered(self, field: NDArray, weight: NDArray) -> NDArray:
+        """weight * field."""
+        return weight * field
+
+    def map_variance(self, background: NDArray, variance: NDArray) -> NDArray:
+        """The variance itself, NaN where the map is."""
+        return np.where(np.isfinite(background), variance, np.nan)
 
     def counts(self, observed: Floats, background: Floats) -> dict[str, int]:
         """Nothing is floored or capped."""
@@ -78,9 +72,11 @@ class Ratio:
     floor: float = 0.02
     cap: tuple[float, float] = (0.2, 5.0)
     name: str = "ratio"
+    #: The residual of a map that is right.
+    nothing = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.floor > 0 and 0 <= self.cap[0] < 1 < self.cap[1]):
+        if not (np.isfinite(self.floor) and self.floor > 0 and 0 <= self.cap[0] < 1 < self.cap[1]):
             raise InputError(f"a ratio needs floor > 0 and a cap around 1; got floor {self.floor}, cap {self.cap}")
 
     def _raw(self, observed: Floats, background: Floats) -> Floats:
@@ -95,8 +91,21 @@ class Ratio:
         return background + (np.where(np.isnan(field), 1, field) - 1) * np.maximum(background, self.floor)
 
     def without(self, residuals: Floats, systematic: Floats) -> Floats:
-        """residuals / systematic."""
-        return residuals / systematic
+        """residuals / systematic; NaN for a station that a cap of 0 lets be 0 throughout."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(systematic > 0, residuals / systematic, np.nan)
+
+    def joined(self, systematic: NDArray, rest: NDArray) -> NDArray:
+        """systematic * rest."""
+        return systematic * rest
+
+    def tapered(self, field: NDArray, weight: NDArray) -> NDArray:
+        """1 + weight * (field - 1)."""
+        return 1 + weight * (field - 1)
+
+    def map_variance(self, background: NDArray, variance: NDArray) -> NDArray:
+        """variance * background**2 (from the floor up)."""
+        return variance * np.where(np.isfinite(background), np.maximum(background, self.floor), np.nan) ** 2
 
     def counts(self, observed: Floats, background: Floats) -> dict[str, int]:
         """Residuals whose background was below the floor, and those that the cap changed."""
@@ -109,13 +118,17 @@ class Ratio:
         }
 
 
+#: How stations and map are compared, and the map corrected.
+Residual = Difference | Ratio
+
+
 def as_residual(residual: str | Residual) -> Residual:
     """ "difference" and "ratio" as objects; an object as it is."""
-    if not isinstance(residual, str):
-        return residual
     known: dict[str, Residual] = {"difference": Difference(), "ratio": Ratio()}
-    if residual not in known:
-        raise InputError(f"residual must be one of {', '.join(known)}; got {residual!r}")
+    if isinstance(residual, Difference | Ratio):
+        return residual
+    if not isinstance(residual, str) or residual not in known:
+        raise InputError(f"residual must be one of {', '.join(known)}, Difference() or Ratio(...); got {residual!r}")
     return known[residual]
 
 
@@ -138,8 +151,8 @@ def remove_systematic(residuals: Floats, how: str = "none", residual: Residual |
     residuals : (n, t) float64
     removed : (n,) float64, in the unit of the residuals; NaN with "none"
     """
-    if how not in SYSTEMATIC:
-        raise InputError(f"systematic must be one of {', '.join(SYSTEMATIC)}; got {how!r}")
+    if how not in CONSTANT:
+        raise InputError(f"a systematic part to remove must be one of {', '.join(CONSTANT)}; got {how!r}")
     present = np.isfinite(residuals)
     count = present.sum(axis=1)
     if how == "none" or not present.any():

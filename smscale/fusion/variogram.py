@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar, nnls
+from scipy.optimize import minimize_scalar
 
 from smscale.errors import InputError
 from smscale.fusion.coordinates import as_values, station_points
@@ -25,6 +25,10 @@ MIN_LAGS = 3
 MAX_RANGE_FACTOR = 2.0
 #: Trial ranges, log-spaced, among which the best is then refined.
 TRIAL_RANGES = 48
+#: A fitted range this near to a bound, in log km, stands at it; a partial sill this share of the mean semivariance is none.
+AT_BOUND = 1e-4
+#: Of more stations, this many drawn at random (the same every time) make the pairs: their matrices are 0.1 GB.
+MAX_STATIONS = 3000
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,9 @@ def _lags(
     points: Floats, values: Floats, n_lags: int, cutoff: float | None
 ) -> tuple[Floats, Floats, Floats, tuple[float, float]]:
     """Lags of Euclidean points, and the shortest and longest distance among their pairs."""
+    if len(points) > MAX_STATIONS:
+        drawn = np.sort(np.random.default_rng(MAX_STATIONS).permutation(len(points))[:MAX_STATIONS])
+        points, values = points[drawn], values[drawn]
     distance, summed, count = pooled_pairs(points, values)
     if distance.size == 0:
         raise InputError("no two stations at different places report at one time: a variogram has no pairs; give one")
@@ -149,6 +156,26 @@ def fit_variogram(
     return fit_points(points, table, model, n_lags, cutoff, smoothness)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A fitted variogram and how sure it is.
+
+    Parameters
+    ----------
+    variogram : the fit
+    at_bound : why the data do not settle it, as "range at its upper bound" or "no partial sill"; "" if they do
+    pairs : pairs x times within the cutoff
+    """
+
+    variogram: Variogram
+    at_bound: str
+    pairs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for reports and JSON."""
+        return {**self.variogram.to_dict(), "at_bound": self.at_bound, "pairs": self.pairs}
+
+
 def fit_points(
     points: Floats,
     values: Floats,
@@ -159,12 +186,37 @@ def fit_points(
     min_pairs: int = 0,
 ) -> Variogram:
     """`fit_variogram` on Euclidean (n, d) points and (n, t) values, refused with fewer than `min_pairs` pairs x times."""
+    return fit_recorded(points, values, model, n_lags, cutoff, smoothness, min_pairs).variogram
+
+
+def fit_recorded(
+    points: Floats,
+    values: Floats,
+    model: str = "exponential",
+    n_lags: int = N_LAGS,
+    cutoff: float | None = None,
+    smoothness: float = 1.5,
+    min_pairs: int = 0,
+) -> Fit:
+    """`fit_points`, and whether the fit ended at a bound."""
     lag, gamma, count, (shortest, longest) = _lags(points, values, n_lags, cutoff)
     if count.sum() < min_pairs:
         raise InputError(
             f"a pooled variogram needs {min_pairs} pairs x times within the cutoff; found {int(count.sum())}"
         )
-    return fit_lags(lag, gamma, count, model, (shortest, MAX_RANGE_FACTOR * longest), smoothness)
+    bounds = (shortest, MAX_RANGE_FACTOR * longest)
+    fitted = fit_lags(lag, gamma, count, model, bounds, smoothness)
+    return Fit(fitted, _at_bound(fitted, bounds, float(np.average(gamma, weights=count))), int(count.sum()))
+
+
+def _at_bound(fitted: Variogram, bounds: tuple[float, float], scale: float) -> str:
+    if fitted.partial_sill <= AT_BOUND * scale:
+        return "no partial sill"
+    if np.log(bounds[1] / fitted.range) <= AT_BOUND:
+        return "range at its upper bound"
+    if np.log(fitted.range / bounds[0]) <= AT_BOUND:
+        return "range at its lower bound"
+    return ""
 
 
 def fit_lags(
@@ -194,17 +246,44 @@ def fit_lags(
     scale = float(np.average(gamma, weights=count))
     if not scale > 0:
         raise InputError("the values do not vary between stations: no variogram can be fitted; give one")
-    root = np.sqrt(count / lag**2 / np.sum(count / lag**2))
+    weight, height = count / lag**2 / np.sum(count / lag**2), gamma / scale
 
-    def solve(log_range: float) -> tuple[Floats, float]:
-        rise = 1.0 - correlation(model, lag / np.exp(log_range), smoothness)
-        return nnls(root[:, None] * np.column_stack([np.ones(lag.size), rise]), root * gamma / scale)
+    def solve(log_range: ArrayLike) -> tuple[Floats, Floats, Floats]:
+        reach = np.exp(np.atleast_1d(np.asarray(log_range, np.float64)))
+        return _nugget_and_sill(1.0 - correlation(model, lag / reach[:, None], smoothness), height, weight)
 
     low, high = np.log(range_bounds or (float(lag.min()), MAX_RANGE_FACTOR * float(lag.max())))
     trials = np.linspace(low, high, TRIAL_RANGES)
-    best = int(np.argmin([solve(trial)[1] for trial in trials]))
+    left = solve(trials)[2]
+    best = int(np.argmin(left))
     bracket = (trials[max(best - 1, 0)], trials[min(best + 1, TRIAL_RANGES - 1)])
-    found = minimize_scalar(lambda a: solve(a)[1], bounds=bracket, method="bounded", options={"xatol": 1e-9})
-    log_range = found.x if found.fun <= solve(trials[best])[1] else trials[best]
-    nugget, partial_sill = solve(log_range)[0] * scale
-    return Variogram(model, float(partial_sill), float(np.exp(log_range)), float(nugget), smoothness)
+    found = minimize_scalar(lambda a: float(solve(a)[2][0]), bounds=bracket, method="bounded", options={"xatol": 1e-9})
+    log_range = found.x if found.fun < left[best] else trials[best]
+    nugget, partial_sill, _ = solve(log_range)
+    return Variogram(
+        model, float(partial_sill[0]) * scale, float(np.exp(log_range)), float(nugget[0]) * scale, smoothness
+    )
+
+
+def _nugget_and_sill(rise: Floats, height: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
+    """Non-negative least squares of height = nugget + sill * rise, in closed form for many rises at once.
+
+    Parameters
+    ----------
+    rise : (r, l); height, weight : (l,), the weights sum to 1
+
+    Returns
+    -------
+    nugget, sill, squares : (r,) float64, the weighted sum of squares that is left
+    """
+    mean, level = rise @ weight, float(height @ weight)
+    departure = rise - mean[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope = (departure * (height - level)) @ weight / (departure**2 @ weight)
+        through = (rise * height) @ weight / (rise**2 @ weight)
+    slope = np.where(np.isfinite(slope), np.maximum(slope, 0.0), 0.0)
+    nugget = level - slope * mean
+    outside = nugget < 0
+    sill = np.where(outside, np.where(np.isfinite(through), through, 0.0), slope)
+    nugget = np.where(outside, 0.0, nugget)
+    return nugget, sill, (height - nugget[:, None] - sill[:, None] * rise) ** 2 @ weight
