@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import operator
 import os
 import re
@@ -108,17 +109,34 @@ class Split:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Station residuals spread over the map."""
+    """Station residuals spread over the map.
+
+    variogram, pooling : the model, and which steps share one: all of a season and overpass, all, or each step its own
+    neighbours : stations that kriging uses at a cell, all if not given
+    exact : honour every measurement at its station; else the nugget is its error
+    negative_weights : "zero" takes kriging's negative weights away (Deutsch 1996); needs `neighbours`
+    taper_km : full correction up to so far from a reporting station, none from twice as far
+    systematic : which part of the disagreement is taken off first (docs/fusion.md)
+    variance : write the kriging variance of every map by kriging
+    ratio_floor, ratio_cap : of the ratio: background, m3 m-3, below which it is one of the floor; least and greatest ratio
+    """
 
     holdout: float = 0.3
     holdout_unit: Literal["station", "record"] = "station"
     residuals: tuple[Literal["difference", "ratio"], ...] = ("difference", "ratio")
     interpolators: tuple[Literal["kriging", "idw"], ...] = ("kriging", "idw")
     variogram: Literal["exponential", "spherical", "gaussian", "matern"] = "exponential"
+    pooling: Literal["season-overpass", "all", "step"] = "season-overpass"
     neighbours: int | None = None
+    exact: bool = False
+    negative_weights: Literal["keep", "zero"] = "keep"
+    taper_km: float | None = None
     idw_neighbours: int = 12
     idw_power: float = 2.0
-    systematic: Literal["none", "network-mean", "station-mean"] = "none"
+    systematic: Literal["none", "network-mean", "station-mean", "cdf", "spatial-bias"] = "none"
+    variance: bool = True
+    ratio_floor: float = 0.02
+    ratio_cap: tuple[float, float] = (0.2, 5.0)
     tolerance_hours: float = 1.0
 
 
@@ -195,7 +213,6 @@ LEAST = {
     "split.block_cells": 3,
     "fusion.neighbours": 1,
     "fusion.idw_neighbours": 1,
-    "fusion.idw_power": 0,
     "fusion.tolerance_hours": 0,
     "match.tolerance_hours": 0,
     "resources.workers": 1,
@@ -229,6 +246,7 @@ class Recipe:
     match: Match = Match()
     split: Split = Split()
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in MODELS})
+    closure: Literal["none", "weighted", "exact"] = "none"
     fusion: Fusion = Fusion()
     bounds: tuple[float, float] = (0.0, 0.6)
     resources: Resources = Resources()
@@ -423,12 +441,6 @@ def _check(recipe: Recipe, where: str) -> None:
         refuse("seed", recipe.seed, "less than 2**32")
     if not 0 <= recipe.bounds[0] < recipe.bounds[1] <= 1:
         refuse("bounds", list(recipe.bounds), "[least, most] soil moisture in m3 m-3, between 0 and 1")
-    for key, chosen in (
-        ("fusion.residuals", recipe.fusion.residuals),
-        ("fusion.interpolators", recipe.fusion.interpolators),
-    ):
-        if not chosen or len(set(chosen)) != len(chosen):
-            refuse(key, list(chosen), "at least one, each once")
     for cover in recipe.match.exclude_land_cover:
         if not 1 <= cover <= len(schema.IGBP):
             refuse("match.exclude_land_cover", cover, f"IGBP classes 1 to {len(schema.IGBP)}")
@@ -480,6 +492,7 @@ def _check(recipe: Recipe, where: str) -> None:
             refuse("predictors", name, f"predictors among {', '.join(PREDICTORS)}{hint}")
         if recipe.recovery and name not in RECOVERY_PREDICTORS:
             refuse("predictors", name, f"in a recovery, predictors among {', '.join(RECOVERY_PREDICTORS)}")
+    _check_fusion(recipe, refuse)
     if not recipe.predictors or len(set(recipe.predictors)) != len(recipe.predictors):
         refuse("predictors", list(recipe.predictors), "at least one predictor, each once")
     for name in recipe.models:
@@ -497,6 +510,31 @@ def _check(recipe: Recipe, where: str) -> None:
             refuse(key, value, "a fraction between 0 and 1")
     if min(recipe.chunks.time, recipe.chunks.lat, recipe.chunks.lon, *recipe.chunks.shard) < 1:
         refuse("chunks", dataclasses.asdict(recipe.chunks), "whole numbers of at least 1")
+
+
+def _check_fusion(recipe: Recipe, refuse: Callable[[str, Any, str], typing.NoReturn]) -> None:
+    fusion = recipe.fusion
+    for key, chosen in (("fusion.residuals", fusion.residuals), ("fusion.interpolators", fusion.interpolators)):
+        if not chosen or len(set(chosen)) != len(chosen):
+            refuse(key, list(chosen), "at least one, each once")
+    for key in ("idw_power", "taper_km", "ratio_floor"):
+        value = getattr(fusion, key)
+        if value is not None and not 0 < value < math.inf:
+            refuse(f"fusion.{key}", value, "a number above 0")
+    if not 0 <= fusion.ratio_cap[0] < 1 < fusion.ratio_cap[1] < math.inf:
+        refuse("fusion.ratio_cap", list(fusion.ratio_cap), "[least, greatest] ratio, below and above 1")
+    if fusion.negative_weights == "zero" and fusion.neighbours is None:
+        refuse(
+            "fusion.negative_weights",
+            "zero",
+            "fusion.neighbours with it: only kriging from some neighbours can do that",
+        )
+    if recipe.closure != "none" and (recipe.recovery or recipe.table):
+        refuse(
+            "closure",
+            recipe.closure,
+            "none beside recovery (which closes every map itself) or table (which makes no map)",
+        )
 
 
 def _check_table(table: Table, predictors: Sequence[str], refuse: Callable[[str, Any, str], typing.NoReturn]) -> None:

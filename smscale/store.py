@@ -104,6 +104,8 @@ def create(
     An array of the same name is removed first, and with it its being finished; finished coordinates stay (`remove`
     clears a group whose grid or period is another).
     """
+    # Named here, since xarray names only those that it writes now.
+    template = template.assign({n: v.assign_attrs(_auxiliary(template, v)) for n, v in template.data_vars.items()})
     finished = [name for name in template.coords if exists(url, group, str(name))]
     template = template.drop_vars(finished)
     template = template.assign_coords({n: v.astype(object) for n, v in template.coords.items() if v.dtype.kind == "U"})
@@ -179,6 +181,12 @@ def shape(url: str | Path, group: str, name: str, unfinished: bool = True) -> tu
 def empty(shape: Sequence[int], dtype: Any, fill: Any = np.nan) -> dask.array.Array:
     """A lazy array to lay out in a template: no memory, no tasks worth the name."""
     return dask.array.full(tuple(shape), fill, dtype=dtype, chunks=tuple(shape))
+
+
+def _auxiliary(template: xr.Dataset, variable: xr.DataArray) -> dict[str, str]:
+    """CF's attribute of a variable's coordinates that are no axes; nothing where it has none."""
+    names = [str(n) for n, c in template.coords.items() if n not in template.dims and set(c.dims) <= set(variable.dims)]
+    return {"coordinates": " ".join(sorted(names))} if names else {}
 
 
 def _layout(variable: xr.Variable, chunks: Mapping[str, int], shards: Mapping[str, int] | None) -> dict[str, Any]:
@@ -296,14 +304,16 @@ def _put(url: str | Path, key: str, content: bytes | None) -> None:
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
         raise
 
 
 def read(url: str | Path, group: str, name: str, region: tuple[slice, ...] = ()) -> np.ndarray:
     """Values of one array, finished or not."""
-    array = zarr.open_array(store=_Unfinished(base(url)), path=_path(group, name), mode="r")
+    array = _opened(str(url), _path(group, name), _document(url, _path(group, name)))
     return np.asarray(array[region] if region else array[...])
 
 

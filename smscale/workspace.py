@@ -293,6 +293,60 @@ def plane_index(workspace: Workspace, name: str, steps: xr.Dataset, never_later:
     return schema.composite_index(planes, steps["time"].values, never_later)
 
 
+def plane_values(
+    workspace: Workspace, name: str, steps: xr.Dataset, never_later: bool, rows: slice, cols: slice
+) -> np.ndarray:
+    """One predictor on a window of the fine grid, read chunk by chunk: what `predictor_plane` shows, in memory.
+
+    Returns
+    -------
+    (t | 1, m | 1, n | 1) float32, broadcastable to the window at the steps (t,); NaN where missing
+    """
+    if name in COORDINATES:
+        plane = predictor_plane(workspace, name, steps, never_later)
+        plane = plane.isel({dim: part for dim, part in (("lat", rows), ("lon", cols)) if dim in plane.dims})
+        index = tuple(slice(None) if dim in plane.dims else None for dim in ("time", "lat", "lon"))
+        return np.asarray(plane.values[index], np.float32)
+    if name != "land_cover" and name not in schema.FRACTIONS and schema.VARIABLES[name].cadence == "static":
+        place = schema.CADENCES["static"].index(name)
+        held = store.read(workspace.cube, "fine/static", "values", (rows, cols, slice(place, place + 1)))
+        return held[None, :, :, 0].astype(np.float32)
+    pick = plane_index(workspace, name, steps, never_later)
+    planes, which = np.unique(pick, return_inverse=True)
+    out = np.full((planes.size, rows.stop - rows.start, cols.stop - cols.start), np.nan, np.float32)
+    known = np.flatnonzero(planes >= 0)
+    for run in np.split(known, np.flatnonzero(np.diff(planes[known]) != 1) + 1):
+        if run.size:
+            out[run] = _read_planes(workspace, name, slice(planes[run[0]], planes[run[-1]] + 1), rows, cols)
+    return out if np.array_equal(which, np.arange(planes.size)) else out[which]
+
+
+def _read_planes(workspace: Workspace, name: str, planes: slice, rows: slice, cols: slice) -> np.ndarray:
+    """Consecutive planes of `field_planes` on a window."""
+    if name == "land_cover":
+        classes = store.read(workspace.cube, "fine/land_cover", name, (planes, rows, cols))
+        return np.where(classes == schema.LAND_COVER_FILL, np.float32(np.nan), classes.astype(np.float32))
+    if name in schema.FRACTIONS:
+        total = np.zeros((planes.stop - planes.start, rows.stop - rows.start, cols.stop - cols.start), np.float32)
+        for igbp in schema.FRACTIONS[name]:
+            region = (planes, slice(igbp - 1, igbp), rows, cols)
+            share = store.read(workspace.cube, "fine/land_cover", "land_cover_fraction", region)[:, 0]
+            total += np.where(share == schema.LAND_COVER_FILL, np.float32(np.nan), share.astype(np.float32))
+        return total / np.float32(100)
+    cadence = schema.VARIABLES[name].cadence
+    place = schema.CADENCES[cadence].index(name)
+    group, parts = f"fine/{cadence}", []
+    held = store.shape(workspace.cube, group, "values", unfinished=False)[0]
+    window = rows, cols, slice(place, place + 1)
+    if planes.start < held:
+        older = slice(planes.start, min(planes.stop, held))
+        parts.append(store.read(workspace.cube, group, "values", (older, *window))[..., 0])
+    if planes.stop > held:
+        newer = slice(max(planes.start, held) - held, planes.stop - held)
+        parts.append(store.read(workspace.cube, NEWEST, "values", (newer, *window))[..., 0])
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
 def predictor_plane(workspace: Workspace, name: str, steps: xr.Dataset, never_later: bool) -> xr.DataArray:
     """One predictor, lazy, broadcastable against (time, lat, lon) of the steps."""
     if name in ("longitude", "latitude"):

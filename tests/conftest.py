@@ -1,8 +1,9 @@
 """Shared fixtures. `real` hands out files of ../shared/data (or $SMSCALE_REAL_DATA); tests that use it carry `real_data`.
 
-`tiny_run` is one finished run of recipes/tiny.yaml, made once a session: nobody writes to it, `copy_run` makes copies.
+`tiny_run` is one finished run of recipes/tiny.yaml, made once for all processes: nobody writes to it, `copy_run` makes copies.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -53,14 +54,23 @@ def tiny_recipe() -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace of one finished run of the tiny recipe, made in this process; what it said is beside it in said.txt."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return _run_tiny(tmp_path_factory.mktemp("tiny"))
+    folder = tmp_path_factory.getbasetemp().parent / "tiny"  # the first of the processes makes it, the others wait
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return folder / "run" if (folder / "said.txt").exists() else _run_tiny(folder)
+
+
+def _run_tiny(folder: Path) -> Path:
     from smscale import config, pipeline
     from smscale.workspace import Workspace
 
-    root = tmp_path_factory.mktemp("tiny") / "run"
     said: list[str] = []
-    pipeline.run(config.read(TINY), Workspace(root), cluster=None, progress=False, say=said.append)
-    (root.parent / "said.txt").write_text("".join(said))
-    return root
+    pipeline.run(config.read(TINY), Workspace(folder / "run"), cluster=None, progress=False, say=said.append)
+    (folder / "said.txt").write_text("".join(said))
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

@@ -297,9 +297,11 @@ def test_maps_hold_models_fusions_and_uncertainty(tiny_run: Path, opened: Worksp
     maps = opened.maps
     expected = {f"soil_moisture_{m}" for m in MODELS} | {f"status_{m}" for m in MODELS}
     expected |= set(FUSED) | {f"status_{n}" for n in FUSED} | {"status", "uncertainty"}
-    assert set(maps.data_vars) == expected
-    assert {v.dims for v in maps.data_vars.values()} == {("time", "lat", "lon")}
-    for name, data in maps.data_vars.items():
+    expected |= {"gda_kriging_variance", "gra_kriging_variance"}
+    assert set(maps.data_vars) == {*expected, "station_count"}
+    assert maps["station_count"].dims == ("time",)
+    for name, data in maps[sorted(expected)].data_vars.items():
+        assert data.dims == ("time", "lat", "lon")
         assert data.dtype == (np.uint32 if str(name).startswith("status") else np.float32)
         array = zarr.open_array(tiny_run / "maps.zarr" / str(name), mode="r")
         assert (array.chunks, array.shards) == ((1, 30, 30), (4, 60, 60))
@@ -527,6 +529,7 @@ def test_models_are_trained_anew_where_the_seed_changes_and_back_gives_the_same(
     ) == list(STAGES[2:])
     assert set(smscale.open(root).maps.data_vars) == {
         "soil_moisture_rf", "status_rf", "uncertainty", "status", "gra_kriging", "gra_idw", "status_gra_kriging", "status_gra_idw",
+        "gra_kriging_variance", "station_count",
     }  # fmt: skip
     assert sorted(p.name for p in (root / "models").iterdir()) == ["rf"]
     assert stages_done(run(TINY, root)) == list(STAGES[2:])

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -173,10 +172,7 @@ def test_killed_once_in_every_stage(
         time.sleep(rng.uniform(0, 0.15))
         life.kill()
         assert_only_whole_things_show(root, tiny_run)
-    command = [sys.executable, "-m", "smscale.cli", *arguments_of(tiny_recipe, root, "none")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert "nothing to do" in said
+    assert "nothing to do" in Life(tiny_recipe, root, "none").finish()
     assert not differing(digests(root), digests(tiny_run))
 
 
@@ -198,12 +194,16 @@ def test_killed_with_and_without_its_workers(
     assert len(life.kill()) >= 2
     assert_only_whole_things_show(root, tiny_run)
     life = Life(tiny_recipe, root, "local")
-    life.wait_for(root / "ledger" / "fuse", 5)
+    life.wait_for(root / "ledger" / "downscale", 5)
     orphans = life.kill(everything=False)
     assert_only_whole_things_show(root, tiny_run)
-    said = Life(tiny_recipe, root, "local", only="fuse").finish()
-    assert "Traceback" not in said
-    assert "UserWarning" not in said
+    done = {stage: sorted(p.name for p in (root / "ledger" / stage).glob("[0-9]*.json")) for stage in STAGES[3:5]}
+    assert len(done["downscale"]) >= 5, "one pass"
+    assert len(done["downscale"]) - len(done["fuse"]) in (0, 1), "makes the blocks of both stages"
+    for stage in done:  # the rest of each alone, and without a cluster
+        said = Life(tiny_recipe, root, "none", only=stage).finish()
+        assert "Traceback" not in said
+        assert "UserWarning" not in said
     changed = differing(digests(root), digests(tiny_run))
     assert changed
     assert all(name.startswith("report/") for name in changed)

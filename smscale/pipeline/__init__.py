@@ -61,7 +61,7 @@ def run(
             store.sweep(leftover)
         # One BLAS thread here as on the workers: more would sum in another order, and give other last bits.
         with threadpool_limits(1), _workers(recipe, cluster) as client:
-            going = Run(recipe, workspace, tuple(stages), client, progress, say)
+            going = Run(recipe, workspace, tuple(stages), tuple(wanted), client, progress, say)
             _check_models(recipe, workspace)
             if only:
                 _require_earlier(going, stages, only)
@@ -132,9 +132,11 @@ def _stages(recipe: Recipe) -> dict[str, Callable[[Run], dict[str, Any]]]:
     from smscale.pipeline.fuse import fuse
     from smscale.pipeline.ingest import ingest
     from smscale.pipeline.match import match
+    from smscale.pipeline.plan import plan_of
     from smscale.pipeline.train import train
 
     layout = layout_of(recipe)
+    plan = plan_of(recipe, layout)
 
     def inputs(run: Run) -> Path:
         return recipe.resolve(recipe.inputs) if recipe.inputs else run.workspace.root / "world"
@@ -146,9 +148,9 @@ def _stages(recipe: Recipe) -> dict[str, Callable[[Run], dict[str, Any]]]:
         "ingest": lambda run: ingest(run, layout, inputs(run)),
         "match": lambda run: match(run, layout),
         "train": train,
-        "downscale": lambda run: downscale(run, layout),
-        "fuse": lambda run: fuse(run, layout),
-        "evaluate": lambda run: evaluate(run, layout, truth(run)),
+        "downscale": lambda run: downscale(run, layout, plan),
+        "fuse": lambda run: fuse(run, layout, plan),
+        "evaluate": lambda run: evaluate(run, layout, plan, truth(run)),
     }
 
 

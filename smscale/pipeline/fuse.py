@@ -1,79 +1,63 @@
-"""fuse: station residuals of the best model, interpolated and merged into its map, four ways."""
+"""fuse: the best model's map closed to the coarse means where asked, and station residuals merged into it, four ways.
+
+The residuals at the stations come from a small pass of their own, so the maps can be fused in the same pass that predicts
+them (`ahead`). Alone, the stage reads the model's map again; the bytes are the same.
+"""
 
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from smscale import blocks, store
+from smscale.block_plan import Block, Plan
 from smscale.blocks import Task
 from smscale.config import Fusion
-from smscale.fusion.fuse import ResidualField, apply_residual_field, match_times, pooling_groups, solve_residual_field
+from smscale.fusion.field import ResidualField, evaluate_each
+from smscale.fusion.fuse import apply_residual_field
 from smscale.fusion.interpolators import InverseDistance, Kriging
-from smscale.fusion.residuals import as_residual, remove_systematic
-from smscale.pipeline.downscale import map_template, status_counts
+from smscale.fusion.ladder import pooling_levels
+from smscale.fusion.residuals import Difference, Ratio, Residual
+from smscale.fusion.scoring import raw_and_debiased
+from smscale.fusion.solve import from_arrays, solve_fusion, to_arrays
+from smscale.grid import Grid
+from smscale.pipeline.closing import Closing, agreement, close, keep_means
 from smscale.pipeline.layout import Layout
+from smscale.pipeline.maps import map_template, model_map, status_of, tally, totals
+from smscale.pipeline.prediction import Prediction, Region
+from smscale.pipeline.provenance import provenance
 from smscale.pipeline.run import Run, sealed
+from smscale.pipeline.stations import (
+    has_stations,
+    hold_out,
+    observed_at_steps,
+    predicted_series,
+    station_cells,
+    station_names,
+)
 from smscale.schema import Status
-from smscale.workspace import Workspace
+from smscale.workspace import Workspace, remove
 
 #: The paper's names: geographical difference and ratio analysis.
 PREFIX = {"difference": "gda", "ratio": "gra"}
 #: Every fused map that a recipe can ask for.
 FUSED = tuple(f"{prefix}_{how}" for prefix in PREFIX.values() for how in ("kriging", "idw"))
+#: Variance layers of fused maps.
+VARIANCES = tuple(f"{name}_variance" for name in FUSED if name.endswith("kriging"))
+
+Maps = tuple[np.ndarray, np.ndarray]
 
 
-def fuse(run: Run, layout: Layout) -> dict[str, Any]:
-    """Write {gda,gra}_{kriging,idw} with their status; the report says how, and which is best by leave-one-station-out."""
-    recipe, workspace = run.recipe, run.workspace
-    trained = workspace.finished("train") or {"report": {"best": None}}
-    best = trained["report"]["best"]
-    fingerprint = store.fingerprint("fuse", 1, run.upstream("downscale"), recipe.part("fusion", "bounds", "seed"), best)
-    names = fusion_names(recipe.fusion)
-    path = str(workspace.maps_path)
-
-    fused = has_stations(workspace)
-
-    def blocks_of(call: Callable[..., Any], *args: Any) -> list[dict[str, Any]]:
-        regions = [(slab, *tile) for slab in layout.slabs() for tile in layout.tiles()]
-        tasks = [
-            Task(f"{s.start}-{r.start}-{c.start}", call, (*args, layout.grid.window(r, c), (s, r, c)), fingerprint)
-            for s, r, c in regions
-        ]
-        results = list(run.blocks("fuse", tasks).values())
-        store.publish(path, "")
-        return results
-
-    def work() -> dict[str, Any]:
-        if not fused:
-            blocks_of(unfused_block, str(workspace.root), best)
-            why = "no station has values in the region and period"
-            solved = {"background": best, "stations": 0, "final": f"soil_moisture_{best}", "why": why}
-            return solved | {"files": sealed(workspace, "maps.zarr")}
-        solved = _solve(run, layout, best)
-        results = blocks_of(
-            block, str(workspace.root), best, recipe.fusion, recipe.bounds, fingerprint, solved["final"]
-        )
-        return solved | {"status": _totals(names, results), "files": sealed(workspace, "maps.zarr")}
-
-    def prepare() -> None:
-        for name in ("status", *(f"{prefix}{other}" for other in FUSED for prefix in ("", "status_"))):
-            store.remove(path, name)
-        template = map_template(layout, names, {n: f"soil moisture of {best} fused with stations, {n}" for n in names})
-        template["status"] = template[f"status_{names[0]}"].assign_attrs(
-            long_name="why each cell of the final map is what it is"
-        )
-        store.create(path, "", template if fused else template[["status"]], layout.chunks, layout.shards)
-
-    return run.stage("fuse", fingerprint, prepare, work)
+def fuse(run: Run, layout: Layout, plan: Plan) -> dict[str, Any]:
+    """Write the closed and the fused maps with their status; the report says how, and which is best by leave-one-station-out."""
+    stage = Merge(run, layout, plan, run.upstream("downscale"))
+    return run.stage("fuse", stage.fingerprint, stage.prepare, stage.finish)
 
 
 def fusion_names(fusion: Fusion) -> list[str]:
@@ -81,200 +65,329 @@ def fusion_names(fusion: Fusion) -> list[str]:
     return [f"{PREFIX[r]}_{i}" for r in fusion.residuals for i in fusion.interpolators]
 
 
-def has_stations(workspace: Workspace) -> bool:
-    return store.exists(workspace.cube, "stations") and workspace.stations.sizes.get("station", 0) > 0
+def variance_names(fusion: Fusion) -> list[str]:
+    """Names of their variance layers: of those by kriging."""
+    return [f"{name}_variance" for name in fusion_names(fusion) if fusion.variance and name.endswith("kriging")]
 
 
-def station_names(workspace: Workspace) -> list[str]:
-    """The name of each series' station."""
-    stations = workspace.stations
-    return stations["station_name" if "station_name" in stations.coords else "station"].values.tolist()
+def residual_of(kind: str, fusion: Fusion) -> Residual:
+    """How a recipe compares stations and map."""
+    return Difference() if kind == "difference" else Ratio(fusion.ratio_floor, fusion.ratio_cap)
 
 
-def observed_at_steps(workspace: Workspace, steps: xr.Dataset, hours: float) -> np.ndarray:
-    """(station, time) station values at the overpass steps, NaN where silent."""
-    stations = workspace.stations.load()
-    tolerance = np.timedelta64(int(hours * 60), "m")
-    values = stations["soil_moisture"].transpose("station", "time").values
-    return match_times(stations["time"].values, values, steps["time"].values, tolerance=tolerance)
+@dataclass(frozen=True)
+class Merge:
+    """The stage fuse of one run.
 
-
-def hold_out(observed: np.ndarray, names: Sequence[str], fusion: Fusion, seed: int) -> np.ndarray:
-    """(station, time) bool: what scores and is not merged. By station, whole rows; by record, single values (it leaks).
-
-    Series of one name (a station that moved, or whose sensor changed) are on one side.
+    downscaled : fingerprint of the maps that it starts from, made or about to be made
     """
-    rng = np.random.default_rng([seed, 4451])
-    if fusion.holdout_unit == "record":
-        return rng.random(observed.shape) < fusion.holdout
-    station, unique = pd.factorize(np.asarray(names))
-    n = len(unique)
-    chosen = rng.permutation(n)[: max(1, round(fusion.holdout * n))] if n > 1 else np.array([], int)
-    return np.isin(station, chosen)[:, None] & np.ones(observed.shape, bool)
+
+    run: Run
+    layout: Layout
+    plan: Plan
+    downscaled: str
+
+    @cached_property
+    def best(self) -> str:
+        return str(self.run.report("train")["best"])
+
+    @cached_property
+    def stations(self) -> bool:
+        return has_stations(self.run.workspace)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The fused maps that there will be."""
+        return fusion_names(self.run.recipe.fusion) if self.stations else []
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = self.run.recipe.part("fusion", "closure", "bounds", "seed")
+        return store.fingerprint("fuse", 2, self.downscaled, settings, self.best)
+
+    @cached_property
+    def closing(self) -> Closing | None:
+        run = self.run
+        return Closing.of(run.recipe, self.layout, run.workspace.root, run.report("train"), self.fingerprint)
+
+    @property
+    def background(self) -> str:
+        """The map that stations are merged into."""
+        return self.closing.map if self.closing else model_map(self.best)
+
+    # -- the arrays ---------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Remove what another fusion left and lay out this one's arrays."""
+        path, workspace = str(self.run.workspace.maps_path), self.run.workspace
+        for name in ("status", "station_count", *self._ever()):
+            store.remove(path, name)
+        maps = [*([self.background] if self.closing else []), *self.names]
+        notes = {n: f"soil moisture of {self.best} fused with stations, {n}" for n in self.names}
+        notes[self.background] = f"soil moisture of {self.best}, its coarse means brought to the retrievals"
+        variance = {
+            name: {
+                "long_name": f"kriging variance of the correction in {name.removesuffix('_variance')}",
+                "units": "m6 m-6",
+            }
+            for name in (variance_names(self.run.recipe.fusion) if self.stations else ())
+        }
+        template = map_template(self.layout, maps, notes, variance, provenance(self.run.recipe, workspace))
+        final = map_template(self.layout, [model_map("")], {model_map(""): ""})[status_of(model_map(""))]
+        template["status"] = final.assign_attrs(long_name="why each cell of the final map is what it is")
+        if self.stations:
+            count = store.empty((self.layout.steps.sizes["time"],), np.int32, 0)
+            template["station_count"] = ("time", count, {"long_name": "stations merged at the step", "units": "1"})
+        store.create(path, "", template, self.layout.chunks, self.layout.shards)
+
+    def _ever(self) -> list[str]:
+        """Every array that a fusion with other settings may have left."""
+        maps = [*FUSED, *(f"{model_map(model)}_closed" for model in self.run.recipe.models)]
+        return [*maps, *(status_of(name) for name in maps), *VARIANCES]
+
+    # -- the work -----------------------------------------------------------------------------------
+
+    def finish(self) -> dict[str, Any]:
+        """Whatever is not done: coarse means, residuals, maps."""
+        solved = self.solve()
+        tasks = [
+            Task(b.key, merge_block, (self.merging(solved), grid, b.region), self.fingerprint, b.cells)
+            for b, grid in self.layout.windows(self.plan.blocks)
+        ]
+        results = self.run.blocks("fuse", tasks, in_memory=False)
+        if self.closing is not None:
+            means = dict.fromkeys([self.background, solved["final"]])
+            solved["closure"]["coarse_mean_errors"] = agreement(self.run, self.plan, self.closing, list(means))
+        store.publish(str(self.run.workspace.maps_path), "")
+        maps = [*([self.background] if self.closing else []), *self.names]
+        report = solved | {"status": totals(results.values(), [name.removeprefix("soil_moisture_") for name in maps])}
+        remove(self.run.workspace.root / "ledger" / "fuse" / "sums")
+        kept = [name for name in ("residuals.npz", "closure") if (self._folder / name).exists()]
+        return report | {"files": sealed(self.run.workspace, "maps.zarr", *(f"ledger/fuse/{name}" for name in kept))}
+
+    def solve(self) -> dict[str, Any]:
+        """Pass one: the closure, then every step's residual system; kept where every worker reads it."""
+        self.run.workspace.ledger("fuse").keep_only(self._keys())
+        closed = close(self.run, self.layout, self.plan, self.closing) if self.closing else None
+        facts = self._residuals() if self.stations else self._nothing()
+        return facts | ({"closure": closed} if closed else {})
+
+    def _keys(self) -> set[str]:
+        """Keys of every task of the stage under this plan."""
+        blocks = [prefix + b.key for prefix in ("", "stations/", "sums/") for b in self.plan.blocks]
+        slabs = [f"{prefix}/{steps.start}" for prefix in ("closure", "agreement") for steps in self.plan.slabs]
+        return {"solve", *blocks, *slabs}
+
+    def merging(self, solved: Mapping[str, Any]) -> Merging:
+        """What the blocks are told."""
+        fusion = self.run.recipe.fusion
+        return Merging(
+            str(self.run.workspace.root),
+            self.best,
+            tuple(self.names),
+            fusion.variance,
+            self.run.recipe.bounds,
+            self.fingerprint,
+            str(solved["final"]),
+            self.closing,
+        )
+
+    @property
+    def _folder(self) -> Path:
+        return self.run.workspace.root / "ledger" / "fuse"
+
+    def _nothing(self) -> dict[str, Any]:
+        why = "no station has values in the region and period"
+        return {"background": self.best, "stations": 0, "final": self.background, "why": why}
+
+    def _residuals(self) -> dict[str, Any]:
+        series = predicted_series(
+            self.run, self.layout, self.plan.blocks, Prediction.of(self.run), self.best, self.fingerprint
+        )
+        task = Task("solve", self._solve, (series,), self.fingerprint)
+        return dict(self.run.here("fuse", [task], "fuse (residuals)")["solve"])
+
+    def _solve(self, predicted: np.ndarray) -> dict[str, Any]:
+        recipe, workspace, steps = self.run.recipe, self.run.workspace, self.layout.steps
+        fusion, stations = recipe.fusion, workspace.stations
+        background = self._closed(predicted)
+        observed = observed_at_steps(workspace, steps, fusion.tolerance_hours)
+        held = hold_out(observed, station_names(workspace), fusion, recipe.seed)
+        merged = np.where(held, np.nan, observed)
+        coords = np.column_stack([stations["lon"].values, stations["lat"].values]).astype(np.float64)
+        groups = pooling_levels(steps["time"].values, steps["overpass"].values, fusion.pooling)
+        fields = {
+            f"{PREFIX[kind]}_{how}": solve_fusion(
+                coords,
+                merged,
+                background,
+                residual_of(kind, fusion),
+                _interpolator(how, fusion),
+                fusion.systematic,
+                groups,
+                fusion.taper_km,
+            )
+            for kind in fusion.residuals
+            for how in fusion.interpolators
+        }
+        _keep(self._folder / "residuals.npz", fields)
+        first = next(iter(fields.values()))
+        whole = (slice(0, steps.sizes["time"]),)
+        count = store.write(workspace.maps_path, "", "station_count", whole, first.counts.astype(np.int32))
+        row, _ = station_cells(workspace, self.layout.grid)
+        return {
+            "written": [count],
+            "background": self.best,
+            "stations": len(coords),
+            "stations_outside_grid": int((row < 0).sum()),
+            "stations_never_compared": int((~np.isfinite(merged - background)).all(axis=1).sum()),
+            "held_out_stations": int(held.all(axis=1).sum()),
+            "held_out": [str(s) for s in stations["station"].values[held.all(axis=1)]],
+            "reporting_per_step": float(first.counts.mean()),
+            "fields": {name: field.to_dict() for name, field in fields.items()},
+            **_compared(fields, background, merged, recipe.bounds, self.background),
+        }
+
+    def _closed(self, predicted: np.ndarray) -> np.ndarray:
+        """(station, time) the map that is fused, at the stations' cells."""
+        background = predicted.astype(np.float64)
+        if self.closing is None:
+            return background
+        stations = self.run.workspace.stations
+        for steps in self.plan.slabs:
+            surface = self.closing.surface(steps)
+            there = surface.points(self.layout.grid, stations["lon"].values, stations["lat"].values)
+            background[:, steps] = np.clip(background[:, steps] + there.T, *self.run.recipe.bounds)
+        return background
 
 
-def series_at(run: Run, layout: Layout, stage: str, names: Sequence[str], fingerprint: str) -> dict[str, np.ndarray]:
-    """(station, time) values of maps at the stations' cells; NaN for a station outside the grid."""
-    stations = run.workspace.stations
-    row, col = layout.grid.index(stations["lon"].values, stations["lat"].values)
-    args = (str(run.workspace.root), list(names), row.tolist(), col.tolist())
-    tasks = [Task(f"series/{slab.start}", series_block, (*args, slab), fingerprint) for slab in layout.slabs()]
-    results = run.blocks(stage, tasks, label=f"{stage} (stations)")
-    return {name: np.concatenate([np.array(results[t.key][name], np.float32) for t in tasks]).T for name in names}
+def ahead(run: Run, layout: Layout, plan: Plan, downscaled: str) -> Merge | None:
+    """The fusion, laid out, where the pass that predicts the maps can fuse them as it goes.
+
+    None where the stage is not wanted in this run, or where there is nothing to merge, or where a closure must first see the
+    whole map.
+    """
+    if "fuse" not in run.wanted or run.recipe.closure != "none":
+        return None
+    merge = Merge(run, layout, plan, downscaled)
+    if not merge.stations:
+        return None
+    run.begin("fuse", merge.fingerprint, merge.prepare)
+    return merge
 
 
-def series_block(
-    root: str, names: Sequence[str], row: Sequence[int], col: Sequence[int], slab: slice
-) -> dict[str, Any]:
-    """Values of maps at some cells over some steps: name -> (time, station)."""
-    maps = Workspace(Path(root)).maps_path
-    inside = np.array(row) >= 0
-    rows, cols = np.maximum(row, 0), np.maximum(col, 0)
-    window = (slab, slice(int(rows.min()), int(rows.max()) + 1), slice(int(cols.min()), int(cols.max()) + 1))
-    found = {}
-    for name in names:
-        values = store.read(maps, "", name, window)[:, rows - rows.min(), cols - cols.min()]
-        found[name] = np.where(inside, values, np.nan).astype(np.float64).tolist()
-    return found
-
-
-# -- pass one: residuals at the stations --------------------------------------------------------
-
-
-def _solve(run: Run, layout: Layout, best: str) -> dict[str, Any]:
-    """Solve every day's residual system; keep what workers need to do the same."""
-    recipe, workspace = run.recipe, run.workspace
-    background = series_at(run, layout, "fuse", [f"soil_moisture_{best}"], run.upstream("downscale"))[
-        f"soil_moisture_{best}"
-    ]
-    observed = observed_at_steps(workspace, layout.steps, recipe.fusion.tolerance_hours)
-    held = hold_out(observed, station_names(run.workspace), recipe.fusion, recipe.seed)
-    stations = workspace.stations
-    coords = np.column_stack([stations["lon"].values, stations["lat"].values]).astype(np.float64)
-    merged = np.where(held, np.nan, observed)
-    groups = pooling_groups(layout.steps["time"].values, layout.steps["overpass"].values)
-    arrays: dict[str, np.ndarray] = {"coords": coords, "groups": np.asarray(groups, dtype="U32")}
-    facts: dict[str, Any] = {}
-    for kind in recipe.fusion.residuals:
-        residual = as_residual(kind)
-        values, _ = remove_systematic(residual.residual(merged, background), recipe.fusion.systematic, residual)
-        arrays[kind] = values
-        facts[kind] = {k: int(v) for k, v in residual.counts(merged, background).items()}
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    blocks.write_bytes(workspace.root / "ledger" / "fuse" / "residuals.npz", content.getvalue())
-    return {
-        "background": best,
-        "stations": int(coords.shape[0]),
-        "held_out_stations": int(held.all(axis=1).sum()),
-        "held_out": [str(s) for s in stations["station"].values[held.all(axis=1)]],
-        "reporting_per_step": float(np.isfinite(arrays[recipe.fusion.residuals[0]]).sum(axis=0).mean()),
-        "residual_counts": facts,
-        **_compared(arrays, recipe.fusion, background, merged, recipe.bounds, f"soil_moisture_{best}"),
-    }
+def _interpolator(how: str, fusion: Fusion) -> Kriging | InverseDistance:
+    if how == "idw":
+        return InverseDistance(fusion.idw_neighbours, fusion.idw_power)
+    return Kriging(fusion.variogram, fusion.neighbours, fusion.exact, negative_weights=fusion.negative_weights)
 
 
 def _compared(
-    arrays: Mapping[str, np.ndarray],
-    fusion: Fusion,
+    fields: Mapping[str, ResidualField],
     background: np.ndarray,
     merged: np.ndarray,
     bounds: tuple[float, float],
     unfused: str,
 ) -> dict[str, Any]:
-    """Leave-one-station-out error of each way, and of the map that it starts from, on the merged stations.
+    """Leave-one-station-out scores of each way, and of the map that it starts from, on the merged stations.
 
-    The least decides which map is final: one that fusion makes worse stays as it is.
+    The least RMSE decides which map is final: one that fusion makes worse stays as it is.
     """
-    estimates, methods, variograms = {unfused: background}, {}, {}
-    for kind in fusion.residuals:
-        residual = as_residual(kind)
-        for how in fusion.interpolators:
-            name = f"{PREFIX[kind]}_{how}"
-            field = _field(arrays, kind, how, fusion)
-            estimates[name] = np.clip(residual.apply(background, field.leave_one_out()), *bounds)
-            methods[name] = {k: int(v) for k, v in field.steps_by_method().items()}
-            variograms[name] = field.to_dict()["variograms"]
+    estimates = {unfused: background}
+    for name, field in fields.items():
+        estimates[name] = np.clip(field.residual.apply(background, field.leave_one_out()), *bounds)
     shared = np.logical_and.reduce([np.isfinite(e) for e in estimates.values()]) & np.isfinite(merged)
-    errors = (
-        {n: float(np.sqrt(np.mean((e - merged)[shared] ** 2))) for n, e in estimates.items()} if shared.any() else {}
-    )
+    scores = raw_and_debiased(merged, estimates) if shared.any() else {}
+    errors = {name: float(found["rmse"]) for name, found in scores.get("raw", {}).items()}
     return {
+        "leave_one_out": scores,
         "leave_one_out_rmse": errors,
         "leave_one_out_pairs": int(shared.sum()),
-        "steps_by_method": methods,
-        "variograms": variograms,
+        "steps_by_method": {name: field.steps_by_method() for name, field in fields.items()},
         "final": min(errors, key=lambda n: errors[n]) if errors else unfused,
     }
-
-
-def _field(arrays: Mapping[str, np.ndarray], kind: str, how: str, fusion: Fusion) -> ResidualField:
-    interpolator = (
-        Kriging(variogram=fusion.variogram, neighbours=fusion.neighbours)
-        if how == "kriging"
-        else InverseDistance(fusion.idw_neighbours, fusion.idw_power)
-    )
-    return solve_residual_field(arrays["coords"], arrays[kind], interpolator=interpolator, groups=arrays["groups"])
 
 
 # -- pass two: the maps -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4)
-def _fields(path: str, fusion: Fusion, fingerprint: str) -> dict[str, ResidualField]:
-    """Every way's residual field, solved once by each worker from the same residuals."""
-    with np.load(path, allow_pickle=False) as arrays:
-        kept = dict(arrays)
-    return {
-        f"{PREFIX[k]}_{how}": _field(kept, k, how, fusion) for k in fusion.residuals for how in fusion.interpolators
-    }
+@dataclass(frozen=True)
+class Merging:
+    """What a block of the fusion knows; the solved residuals and closures are read by each worker, by reference.
+
+    solved : fingerprint of them; final : the map whose status is `status`
+    """
+
+    root: str
+    model: str
+    names: tuple[str, ...]
+    variance: bool
+    bounds: tuple[float, float]
+    solved: str
+    final: str
+    closing: Closing | None
 
 
-def block(
-    root: str,
-    best: str,
-    fusion: Fusion,
-    bounds: tuple[float, float],
-    fingerprint: str,
-    final: str,
-    grid: Any,
-    region: tuple[slice, slice, slice],
-) -> dict[str, Any]:
-    """All fused maps of one block."""
-    workspace = Workspace(Path(root))
-    fields = _fields(str(workspace.root / "ledger" / "fuse" / "residuals.npz"), fusion, fingerprint)
-    background = store.read(workspace.maps_path, "", f"soil_moisture_{best}", region)
-    why = store.read(workspace.maps_path, "", f"status_{best}", region)
-    steps = region[0]
-    written, counts = [], {}
-    for kind in fusion.residuals:
-        for how in fusion.interpolators:
-            name = f"{PREFIX[kind]}_{how}"
-            spread = fields[name].evaluate(grid.lon, grid.lat, steps=steps)
-            values, status, _ = apply_residual_field(
-                background, spread, fields[name].method[steps], as_residual(kind), bounds=bounds
-            )
-            status |= why
-            written.append(store.write(workspace.maps_path, "", name, region, values))
-            written.append(store.write(workspace.maps_path, "", f"status_{name}", region, status))
-            if name == final:
-                written.append(store.write(workspace.maps_path, "", "status", region, status))
-            counts[name] = status_counts(status) | {"valid": int(np.isfinite(values).sum())}
-    if final not in counts:
-        written.append(store.write(workspace.maps_path, "", "status", region, why | np.uint32(Status.NOT_FUSED)))
+def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | None = None) -> dict[str, Any]:
+    """All closed and fused maps of one block, from the model's values and status, read where they are not given."""
+    maps = Workspace(Path(merging.root)).maps_path
+    name = model_map(merging.model)
+    if predicted is None:
+        predicted = store.read(maps, "", name, region), store.read(maps, "", status_of(name), region)
+    background, why = predicted
+    closing, written, counts = merging.closing, [], {}
+    means: dict[str, np.ndarray] = {}
+
+    def keep(name: str, values: np.ndarray, status: np.ndarray) -> None:
+        written.append(store.write(maps, "", name, region, values))
+        written.append(store.write(maps, "", status_of(name), region, status))
+        counts[name.removeprefix("soil_moisture_")] = tally(values, status)
+        if name == merging.final:
+            written.append(store.write(maps, "", "status", region, status))
+        if closing is not None and name in (closing.map, merging.final):
+            means[name] = values
+
+    if closing is not None:
+        why = why.copy()
+        background, why, _ = closing.surface(region[0]).apply(background, grid, bounds=merging.bounds, status=why)
+        keep(closing.map, background, why | np.uint32(Status.NOT_FUSED))
+    fields = _fields(merging)
+    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, region[0])
+    for (name, field), spread in zip(fields.items(), spreads, strict=True):
+        method = field.method[region[0]]
+        values, status, _ = apply_residual_field(background, spread, method, field.residual, merging.bounds)
+        keep(name, values, status | why)
+        if merging.variance and name.endswith("kriging"):
+            variance = field.residual.map_variance(background, field.variance(grid.lon, grid.lat, region[0]))
+            written.append(store.write(maps, "", f"{name}_variance", region, variance))
+    if merging.final == model_map(merging.model):
+        written.append(store.write(maps, "", "status", region, why | np.uint32(Status.NOT_FUSED)))
+    if closing is not None:
+        keep_means(closing, grid, region, Block(*region).key, means)
     return {"written": written, "counts": counts}
 
 
-def unfused_block(root: str, best: str, grid: Any, region: tuple[slice, slice, slice]) -> dict[str, Any]:
-    """Without stations the best model's map is the final one: its status, and that it is not fused."""
-    maps = Workspace(Path(root)).maps_path
-    status = store.read(maps, "", f"status_{best}", region) | np.uint32(Status.NOT_FUSED)
-    return {"written": [store.write(maps, "", "status", region, status)]}
+def _keep(path: Path, fields: Mapping[str, ResidualField]) -> None:
+    arrays = {f"{name}/{part}": array for name, field in fields.items() for part, array in to_arrays(field).items()}
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    blocks.write_bytes(path, content.getvalue())
 
 
-def _totals(names: Sequence[str], results: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    totals = {name: Counter[str]() for name in names}
-    for result in results:
-        for name in names:
-            totals[name].update(result["counts"][name])
-    return {name: dict(sorted(c.items())) for name, c in totals.items()}
+def _fields(merging: Merging) -> dict[str, ResidualField]:
+    if not merging.names:
+        return {}
+    return _read_fields(str(Path(merging.root) / "ledger" / "fuse" / "residuals.npz"), merging.names, merging.solved)
+
+
+@lru_cache(maxsize=2)
+def _read_fields(path: str, names: Sequence[str], solved: str) -> dict[str, ResidualField]:
+    """Every way's residual field, read once by each worker."""
+    with np.load(path, allow_pickle=False) as arrays:
+        kept = dict(arrays)
+    return {
+        name: from_arrays(
+            {part.removeprefix(f"{name}/"): array for part, array in kept.items() if part.startswith(f"{name}/")}
+        )
+        for name in names
+    }

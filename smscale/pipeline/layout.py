@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 import xarray as xr
 
 from smscale import schema, sinusoidal
+from smscale.block_plan import Block
 from smscale.blocks import spans
 from smscale.config import Recipe
 from smscale.errors import RecipeError
@@ -37,6 +39,15 @@ class Layout:
         """Shard-aligned windows (rows, columns) that cover the fine grid."""
         rows, cols = self.grid.shape
         return [(r, c) for r in spans(rows, self.shards["lat"]) for c in spans(cols, self.shards["lon"])]
+
+    def windows(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, Grid]]:
+        """Each block with the grid of its cells, one for all blocks of a tile."""
+        grids: dict[tuple[int, int], Grid] = {}
+        for block in blocks:
+            tile = block.rows.start, block.cols.start
+            if tile not in grids:
+                grids[tile] = self.grid.window(block.rows, block.cols)
+            yield block, grids[tile]
 
     def bands(self) -> dict[str, list[tuple[slice, slice]]]:
         """The windows of `tiles`, by the row of MODIS tiles that holds their middle: "v05" -> windows, west to east.

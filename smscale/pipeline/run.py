@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smscale import blocks, store
-from smscale.blocks import Task
+from smscale.blocks import Joint, Ledger, Task
 from smscale.config import Recipe
 from smscale.errors import RecipeError, StoreError
 from smscale.store_inspection import file_checksum, small_files
@@ -29,13 +29,14 @@ ENDS = 65536
 class Run:
     """One run of a recipe in a workspace.
 
-    `order` names its stages from first to last. Where `check` is set, stages do nothing: they report, or refuse if they are
+    `order` names its stages from first to last, `wanted` those that are to be done. Where `check` is set, stages do nothing: they report, or refuse if they are
     not finished with this recipe's settings.
     """
 
     recipe: Recipe
     workspace: Workspace
     order: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
     client: Client | Callable[[], Client | None] | None = None
     progress: bool = True
     say: Callable[[str], Any] = lambda text: None
@@ -73,25 +74,45 @@ class Run:
             raise StoreError(
                 f"stage {name} was done with other settings or files in {self.workspace.root}: run without --only, or with --only {name} first"
             )
-        if self.workspace.begin(name, fingerprint):
-            later = self.order[self.order.index(name) + 1 :]
-            for stage in reversed(later):  # what was made from an older state goes with it
-                self.workspace.forget(stage)
-            self.workspace.unfinish(name)
-            held = self.workspace.base(name)
-            if extend is None or not held or not extend(held):
-                self.workspace.forget(name)
-                prepare()
-            self.workspace.prepared(name, fingerprint, base)
+        self.begin(name, fingerprint, prepare, base, extend)
         report = work()
         self.workspace.finish(name, fingerprint, report)
         return report
 
-    def blocks(self, stage: str, tasks: Sequence[Task], label: str = "") -> dict[str, Any]:
-        """Results of a stage's tasks by key."""
-        return blocks.run(tasks, self.workspace.ledger(stage), self.client, label or stage, self.progress).results
+    def begin(
+        self,
+        name: str,
+        fingerprint: str,
+        prepare: Callable[[], Any],
+        base: str = "",
+        extend: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Clear and lay out what a stage fills, unless that stands already; see `stage`."""
+        if not self.workspace.begin(name, fingerprint):
+            return
+        later = self.order[self.order.index(name) + 1 :]
+        for stage in reversed(later):  # what was made from an older state goes with it
+            self.workspace.forget(stage)
+        self.workspace.unfinish(name)
+        held = self.workspace.base(name)
+        if extend is None or not held or not extend(held):
+            self.workspace.forget(name)
+            prepare()
+        self.workspace.prepared(name, fingerprint, base)
 
-    def here(self, stage: str, tasks: Sequence[Task], label: str) -> dict[str, Any]:
+    def blocks(self, stage: str, tasks: Sequence[Task], label: str = "", in_memory: bool = True) -> Mapping[str, Any]:
+        """Results of a stage's tasks by key; not `in_memory`: read from the ledger when asked for."""
+        return self._run(tasks, self.workspace.ledger(stage), label or stage, in_memory)
+
+    def jointly(self, parts: Mapping[str, str], tasks: Sequence[Task], label: str) -> Mapping[str, Any]:
+        """Tasks that do the work of several stages at once; `parts` are the fingerprints of their blocks, by stage."""
+        ledgers = Joint({name: (self.workspace.ledger(name), fp) for name, fp in parts.items()})
+        return self._run(tasks, ledgers, label, in_memory=False)
+
+    def _run(self, tasks: Sequence[Task], ledger: Ledger | Joint, label: str, in_memory: bool) -> Mapping[str, Any]:
+        return blocks.run(tasks, ledger, self.client, label, self.progress, self.say, in_memory).results
+
+    def here(self, stage: str, tasks: Sequence[Task], label: str) -> Mapping[str, Any]:
         """Results of tasks done in this process, with the workers at hand for what they themselves fan out."""
         ledger = self.workspace.ledger(stage)
         client = None

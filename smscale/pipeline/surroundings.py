@@ -16,7 +16,7 @@ import xarray as xr
 from smscale import schema
 from smscale.errors import InputError, RecipeError
 from smscale.features.match import coarse_field
-from smscale.grid import Grid, grid_of
+from smscale.grid import grid_of
 from smscale.models.cnn.patch import Neighbourhood, around, neighbourhood, patch_columns
 from smscale.workspace import Workspace
 
@@ -58,31 +58,38 @@ def widened(workspace: Workspace, table: pd.DataFrame, predictors: Sequence[str]
 
 
 class Surroundings:
-    """The coarse cells around those of a block of the fine grid.
+    """The coarse cells around those of some fine cells.
 
-    steps (t,) overpass steps of the block, rows and columns of the coarse grid that hold its m rows and n columns
+    steps (t,) overpass steps; lat, lon: centres of the fine cells in degrees, broadcast to their planes (m, n)
     """
 
-    def __init__(self, workspace: Workspace, steps: xr.Dataset, block: Grid, predictors: Sequence[str], patch: int):
+    def __init__(
+        self,
+        workspace: Workspace,
+        steps: xr.Dataset,
+        lat: np.ndarray,
+        lon: np.ndarray,
+        predictors: Sequence[str],
+        patch: int,
+    ):
         coarse = workspace.coarse.sel(time=steps["time"].values)
         grid = grid_of(coarse)
         self.predictors, self.patch = list(predictors), patch
         self.planes = _coarse_planes(coarse, predictors)
-        self.rows = grid.index(grid.lon[0], block.lat)[0]
-        self.cols = grid.index(block.lon, grid.lat[0])[1]
-        if min(self.rows.min(), self.cols.min()) < 0:
+        row = grid.index(np.full(lat.shape, grid.lon[0]), lat)[0]
+        col = grid.index(lon, np.full(lon.shape, grid.lat[0]))[1]
+        if min(row.min(), col.min()) < 0:
             raise InputError("the coarse grid does not cover the fine grid; remove the workspace and run it again")
+        # Coarse cells first, then where the fine ones lie: few numbers for many.
+        width = grid.shape[1]
+        cells, self.place = np.unique(row * width + col, return_inverse=True)
+        self.row, self.col = cells // width, cells % width
 
     def at(self, step: int, own: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Planes (m, n) of the neighbours at one step of the block; `own` are those of the fine cells, by predictor."""
-        # Coarse cells first, then where the fine ones lie: few numbers for many.
-        rows, cols = np.unique(self.rows), np.unique(self.cols)
-        row, col = (index.ravel() for index in np.meshgrid(rows, cols, indexing="ij"))
-        found = around(self.planes, (np.full(row.size, step), row, col), self.patch)
-        centre = self.planes[:, step, row, col].T
-        cells = _stood_in(found, centre).reshape(rows.size, cols.size, -1)
-        to_row, to_col = np.searchsorted(rows, self.rows), np.searchsorted(cols, self.cols)
-        fine = cells[to_row[:, None], to_col[None, :]]
+        """Planes (m, n) of the neighbours at one step; `own` are those of the fine cells, by predictor."""
+        found = around(self.planes, (np.full(self.row.size, step), self.row, self.col), self.patch)
+        centre = self.planes[:, step, self.row, self.col].T
+        fine = _stood_in(found, centre).reshape(self.row.size, -1)[self.place.reshape(own[0].shape)]
         names = len(self.predictors)
         return [np.where(np.isnan(plane), own[i % names], plane) for i, plane in enumerate(np.moveaxis(fine, -1, 0))]
 

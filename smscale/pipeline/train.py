@@ -179,7 +179,7 @@ def fits(run: Run, how: Training, names: Sequence[str], fingerprint: str) -> dic
     tasks = {name: Task(f"fit/{name}", fit_task, (how, name), fingerprint) for name in names}
     wide = [name for name in names if hasattr(zoo.build(name, how.models[name]), "records")]
     found = run.here("train", [tasks[name] for name in wide], "search")
-    return found | run.blocks("train", [tasks[name] for name in names if name not in wide], "fit")
+    return {**found, **run.blocks("train", [tasks[name] for name in names if name not in wide], "fit")}
 
 
 def _refuse_too_few(how: Training, table: pd.DataFrame) -> None:

@@ -80,7 +80,7 @@ class _Work:
         """Fill what is not filled, publish it, and report."""
         if arrays.end_compaction(self.layout, self.path):
             self.run.workspace.ledger("ingest").forget("overpass_newest/")
-        results = self.run.blocks("ingest", self._tasks())
+        results = dict(self.run.blocks("ingest", self._tasks()))
         refuse_mixed([kind for result in results.values() for kind in result.get("kinds", [])])
         for group in self._groups():
             store.publish(self.path, group)
@@ -207,7 +207,7 @@ class _Work:
         store.publish(self.path, OVERPASS)
         store.remove(self.path, NEWEST)
         self.run.workspace.ledger("ingest").forget("overpass_newest/")
-        return {k: r for k, r in results.items() if not k.startswith("overpass_newest/")} | moved
+        return {k: r for k, r in results.items() if not k.startswith("overpass_newest/")} | dict(moved)
 
 
 def _names(files: OfDate) -> list[str]:

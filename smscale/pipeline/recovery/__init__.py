@@ -15,6 +15,7 @@ from typing import Any
 from smscale.config import Recipe
 from smscale.pipeline.downscale import downscale
 from smscale.pipeline.match import match
+from smscale.pipeline.plan import plan_of
 from smscale.pipeline.recovery.closure import close
 from smscale.pipeline.recovery.field import ingest
 from smscale.pipeline.recovery.fits import train
@@ -38,18 +39,19 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     window = window_of(recipe, files.file)
     variants = variants_of(recipe)
 
+    names = tuple(dict.fromkeys(n for v in variants.values() for n in v.predictors))
+    wide = replace(recipe, models={n: v.settings for n, v in variants.items()}, predictors=names)
+    plan = plan_of(wide, window)
+
     def widened(run: Run) -> Run:
         """The run as the shared stages see it: each variant a model, temperature a predictor."""
-        names = tuple(dict.fromkeys(n for v in variants.values() for n in v.predictors))
-        return replace(
-            run, recipe=replace(recipe, models={n: v.settings for n, v in variants.items()}, predictors=names)
-        )
+        return replace(run, recipe=wide)
 
     return {
         "ingest": lambda run: ingest(run, window, files),
         "match": lambda run: match(widened(run), window),
         "train": lambda run: train(run, variants),
-        "downscale": lambda run: downscale(widened(run), window),
+        "downscale": lambda run: downscale(widened(run), window, plan, fusing=False),
         "fuse": lambda run: close(run, window, list(variants)),
         "evaluate": lambda run: evaluate(run, window, variants),
     }

@@ -12,7 +12,7 @@ import xarray as xr
 from smscale import schema, store
 from smscale.blocks import Task
 from smscale.features.upscale import upscale
-from smscale.pipeline.downscale import map_template, status_counts
+from smscale.pipeline.maps import map_template, tally
 from smscale.pipeline.recovery.interpolation import interpolate
 from smscale.pipeline.recovery.plan import CLOSURE, TARGET
 from smscale.pipeline.recovery.window import Window
@@ -61,4 +61,4 @@ def close_block(root: str, name: str, window: Window, least: float, bounds: tupl
         store.write(workspace.maps_path, "", f"soil_moisture_{name}{CLOSURE}", region, clipped),
         store.write(workspace.maps_path, "", f"status_{name}{CLOSURE}", region, status[None]),
     ]
-    return {"written": receipts, "counts": status_counts(status) | {"valid": int(valid.sum())}}
+    return {"written": receipts, "counts": tally(clipped[0], status)}
