@@ -106,6 +106,8 @@ def create(
     """
     # Named here, since xarray names only those that it writes now.
     template = template.assign({n: v.assign_attrs(_auxiliary(template, v)) for n, v in template.data_vars.items()})
+    for variable in template.data_vars.values():
+        variable.encoding.pop("coordinates", None)
     finished = [name for name in template.coords if exists(url, group, str(name))]
     template = template.drop_vars(finished)
     template = template.assign_coords({n: v.astype(object) for n, v in template.coords.items() if v.dtype.kind == "U"})

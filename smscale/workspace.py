@@ -158,7 +158,7 @@ class Workspace:
             groups["overpass"] = _followed(groups["overpass"], _labelled(store.open_group(self.cube, NEWEST)["values"]))
         return groups
 
-    @property
+    @cached_property
     def land_cover(self) -> xr.DataArray:
         """IGBP class (year, lat, lon) uint8, 255 where unknown."""
         return store.open_group(self.cube, "fine/land_cover")["land_cover"]

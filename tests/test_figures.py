@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from smscale.errors import InputError
-from smscale.evaluate import figures
+from smscale.evaluate import canvas, figures
 from smscale.evaluate.palette import SOURCES, colour_of, label_of
 from smscale.evaluate.scores import correlations, score_table
 from smscale.grid import Grid
@@ -89,7 +89,7 @@ def drawn(panels, table, tmp_path_factory):
 )
 def test_figure_has_the_expected_width(drawn, name, width):
     pixels = mpl.image.imread(drawn[name])
-    assert abs(pixels.shape[1] - width * figures.DPI) <= 1
+    assert abs(pixels.shape[1] - width * canvas.DPI) <= 1
 
 
 def test_every_figure_shows_something_and_leaves_no_part_behind(drawn):
@@ -132,27 +132,27 @@ def test_maps_paint_each_cell_where_it_lies(tmp_path):
 
 def test_cell_edges_of_ease_cells_are_the_grids_own():
     grid = Grid.ease2(36, 100, 28, 104, 33)
-    lon, lat = figures.cell_edges(panel(grid, np.zeros(grid.shape)))
+    lon, lat = canvas.cell_edges(panel(grid, np.zeros(grid.shape)))
     np.testing.assert_allclose(lon, grid.lon_edges, atol=1e-9)
     np.testing.assert_allclose(lat, grid.lat_edges, atol=1e-9)
 
 
 def test_cell_edges_of_one_ease_row():
     grid = Grid.ease2(9, 100, 28, 104, 33).window(slice(7, 8), slice(0, 12))
-    lon, lat = figures.cell_edges(panel(grid, np.zeros(grid.shape)))
+    lon, lat = canvas.cell_edges(panel(grid, np.zeros(grid.shape)))
     np.testing.assert_allclose(lon, grid.lon_edges, atol=1e-9)
     np.testing.assert_allclose(lat, grid.lat_edges, atol=1e-9)
 
 
 def test_cell_edges_of_latlon_cells():
     grid = Grid.latlon(100, 28, 100.3, 28.2, 0.1)
-    lon, lat = figures.cell_edges(panel(grid, np.zeros(grid.shape)))
+    lon, lat = canvas.cell_edges(panel(grid, np.zeros(grid.shape)))
     np.testing.assert_allclose(lon, grid.lon_edges, atol=1e-12)
     np.testing.assert_allclose(lat, grid.lat_edges, atol=1e-12)
 
 
 def test_large_maps_are_averaged_down(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "MAX_MAP_CELLS", 10)
+    monkeypatch.setattr(canvas, "MAX_MAP_CELLS", 10)
     grid = Grid.latlon(0, 0, 1, 1, 0.05)
     assert (
         figures.maps({"a": panel(grid, np.random.default_rng(0).random(grid.shape))}, tmp_path / "a.png").stat().st_size

@@ -3,7 +3,7 @@
 `figures` imports matplotlib and is therefore not imported here.
 """
 
-from smscale.evaluate.report import Figure, Table, format_table, write_report
+from smscale.evaluate.report import Figure, Section, Table, format_table, write_report
 from smscale.evaluate.scores import (
     correlations,
     extended_scores,
@@ -16,6 +16,7 @@ from smscale.evaluate.scores import (
 
 __all__ = [
     "Figure",
+    "Section",
     "Table",
     "correlations",
     "extended_scores",

@@ -28,8 +28,11 @@ SOURCES: dict[str, tuple[str, str, str]] = {
     "bilinear": ("bilinear", "#8c8c8c", "--"),
     "cubic": ("cubic", "#8c8c8c", ":"),
 }
+#: A model's map with its coarse means brought to the retrievals: one a run.
+CLOSED = "_closed"
+CLOSED_COLOUR = "#117733"
 #: Colours of sources that have none of their own (Tol's muted scheme).
-SPARE_COLOURS = ("#44aa99", "#117733", "#ddcc77", "#cc6677", "#aa4499", "#6699cc")
+SPARE_COLOURS = ("#44aa99", "#aa7733", "#ddcc77", "#cc6677", "#aa4499", "#6699cc")
 ACRONYMS = ("lst", "ndvi", "evi", "et")
 
 
@@ -37,9 +40,13 @@ def label_of(source: str) -> str:
     """What a source (or a predictor) is called."""
     if source in SOURCES:
         return SOURCES[source][0]
+    if source.endswith(CLOSED):
+        return f"{label_of(source.removesuffix(CLOSED))}, closed"
     return source.upper() if source in ACRONYMS else source.replace("_", " ")
 
 
 def colour_of(source: str) -> str:
     """The colour of a source, as #rrggbb."""
+    if source.endswith(CLOSED):
+        return CLOSED_COLOUR
     return SOURCES[source][1] if source in SOURCES else SPARE_COLOURS[zlib.crc32(source.encode()) % len(SPARE_COLOURS)]

@@ -32,7 +32,7 @@ class Table(NamedTuple):
     """A table of the report.
 
     Columns named rmse, mae, ubrmse, cc, kge, r2 or bias are scores: the best of each (in each `group`, a column's name) is bold.
-    `units` are the target's.
+    `units` are the target's. `wrap` breaks long texts: "prose" between words, "words" anywhere.
     """
 
     title: str
@@ -40,6 +40,7 @@ class Table(NamedTuple):
     rows: Rows
     group: str | None = None
     units: str = SOIL_MOISTURE
+    wrap: str = ""
 
 
 class Figure(NamedTuple):
@@ -49,6 +50,18 @@ class Figure(NamedTuple):
     title: str
     caption: str
     alt: str = ""
+
+
+class Section(NamedTuple):
+    """A section of the report: what it is about, then tables and figures in order. Without parts it is left out.
+
+    `key` is its anchor, one word.
+    """
+
+    key: str
+    title: str
+    note: str
+    parts: Sequence[Table | Figure]
 
 
 #: Column -> (heading, unit, decimals, which value is best).
@@ -65,8 +78,23 @@ _COLUMNS: dict[str, tuple[str, str, int, str]] = {
     "mean_estimate": ("mean estimate", SOIL_MOISTURE, 4, ""),
     "n": ("n", "", 0, ""),
     "p": ("p", "", 3, ""),
+    "pairs": ("pairs", "", 0, ""),
+    "rmse_gain": ("gain", "%", 1, ""),
+    "mae_gain": ("gain", "%", 1, ""),
+    "paper_rmse": ("RMSE", "the paper", 4, ""),
+    "paper_rmse_gain": ("gain", "the paper, %", 1, ""),
+    "paper_mae": ("MAE", "the paper", 4, ""),
+    "paper_mae_gain": ("gain", "the paper, %", 1, ""),
+    "debiased_rmse": ("RMSE, debiased", SOIL_MOISTURE, 4, "least"),
+    "debiased_mae": ("MAE, debiased", SOIL_MOISTURE, 4, "least"),
+    "debiased_cc": ("CC, debiased", "", 3, "most"),
+    "debiased_n": ("n, debiased", "", 0, ""),
+    "standardised": ("rms of standardised errors", "1 if right", 2, ""),
+    "within": ("within one sd", "68 % if right", 0, ""),
 }
 _MISSING = "–"
+#: Columns of counts, spelled with thin spaces.
+_COUNTS = ("n", "count", "pairs", "debiased_n")
 
 
 def write_report(
@@ -83,6 +111,7 @@ def write_report(
     data_read: Rows = (),
     method: Mapping[str, str] | None = None,
     recipe: str = "",
+    sections: Iterable[Section] = (),
 ) -> Path:
     """Write `index.html` and `metrics.json` into `folder`.
 
@@ -99,6 +128,7 @@ def write_report(
     data_read : what was read, one row per product
     method : step -> what was done
     recipe : the recipe's text
+    sections : what has its own tables and figures, shown after the scores
 
     Returns
     -------
@@ -111,15 +141,19 @@ def write_report(
     """
     folder = Path(folder)
     pictures = [Figure(*figure) for figure in figures]
-    _check_figures(folder, pictures)
-    sections = [
+    own = [section for section in sections if section.parts]
+    _check_figures(
+        folder, [*pictures, *(part for section in own for part in section.parts if isinstance(part, Figure))]
+    )
+    shown = [
         ("scores", "Scores", _tables_html([Table(*table) for table in tables])),
+        *((section.key, section.title, _section_html(folder, section)) for section in own),
         ("figures", "Figures", "".join(_figure_html(folder, figure) for figure in pictures)),
         ("data", "Data", _data_html(data_read, list(data_notes))),
         ("method", "Method", _method_html(method or {}, recipe)),
         ("provenance", "Provenance", _pairs_html(_flat(provenance or {}))),
     ]
-    page = _page_html(title, summary, headline or {}, [s for s in sections if s[2]])
+    page = _page_html(title, summary, headline or {}, [s for s in shown if s[2]])
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "metrics.json", to_json(metrics))
     return _write(folder / "index.html", page)
@@ -183,7 +217,14 @@ def _tables_html(tables: Sequence[Table]) -> str:
     )
 
 
-def _table_html(table: Table, words: bool = False) -> str:
+def _section_html(folder: Path, section: Section) -> str:
+    note = f"<p>{escape(section.note)}</p>\n" if section.note else ""
+    return note + "".join(
+        _figure_html(folder, part) if isinstance(part, Figure) else _tables_html([part]) for part in section.parts
+    )
+
+
+def _table_html(table: Table) -> str:
     frame = pd.DataFrame(table.rows)
     if frame.empty:
         return "<p>Nothing to show.</p>\n"
@@ -199,7 +240,7 @@ def _table_html(table: Table, words: bool = False) -> str:
             for j, (name, value, number) in enumerate(zip(frame.columns, row, numeric, strict=True))
         ]
         lines.append(f"<tr>{''.join(cells)}</tr>\n")
-    kind = ' class="words"' if words else ""
+    kind = f' class="{table.wrap}"' if table.wrap else ""
     return (
         f'<div class="wide" role="region" aria-label="{escape(table.title)}" tabindex="0">'
         f"<table{kind}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(lines)}</tbody>\n</table></div>\n"
@@ -238,7 +279,7 @@ def _data_html(data_read: Rows, notes: Sequence[Mapping[str, Any]]) -> str:
         parts.append("<h3>What was read</h3>\n" + _table_html(Table("What was read", "", data_read)))
     parts.append("<h3>What was left out, and why</h3>\n")
     if notes:
-        parts.append(_table_html(Table("What was left out, and why", "", list(notes)), words=True))
+        parts.append(_table_html(Table("What was left out, and why", "", list(notes), wrap="words")))
     else:
         parts.append("<p>Nothing: no problem was met in the input.</p>\n")
     return "".join(parts)
@@ -257,6 +298,11 @@ def _pairs_html(pairs: Mapping[str, Any]) -> str:
     return f'<div class="wide"><table class="words">\n<tbody>\n{rows}</tbody>\n</table></div>\n'
 
 
+def spelled(n: float) -> str:
+    """A count with thin spaces between thousands."""
+    return f"{int(n):,}".replace(",", "\u2009")
+
+
 # -- cells ----------------------------------------------------------------------------------------
 
 
@@ -270,8 +316,8 @@ def _cell(name: str, value: Any) -> str:
         return _MISSING
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if isinstance(value, int | np.integer) or (name in ("n", "count") and isinstance(value, float | np.floating)):
-        return f"{int(value):,}".replace(",", "\u2009") if name in ("n", "count") else str(int(value))
+    if isinstance(value, int | np.integer) or (name in _COUNTS and isinstance(value, float | np.floating)):
+        return spelled(int(value)) if name in _COUNTS else str(int(value))
     if isinstance(value, float | np.floating):
         return f"{value:z.{_COLUMNS[name][2]}f}" if name in _COLUMNS else f"{value:.4g}"
     if isinstance(value, datetime.date | np.datetime64):

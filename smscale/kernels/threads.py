@@ -33,4 +33,3 @@ def in_threads(work: Callable[[Any], object], parts: Iterable[Any], *, uses_blas
 def _blas() -> ThreadpoolController:
     """BLAS of NumPy, which is loaded by then; to find libraries takes a millisecond, to ask them none."""
     return ThreadpoolController().select(user_api="blas")
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pandas as pd
 import xarray as xr
 
 from smscale import store
+from smscale.evaluate import Figure
 from smscale.features import match
-from smscale.pipeline.fuse import fusion_names, has_stations, observed_at_steps
+from smscale.pipeline.fuse import fusion_names
+from smscale.pipeline.fusion_drawing import draw_closure
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
+from smscale.pipeline.stations import has_stations, observed_at_steps
 from smscale.pipeline.truth import truth_window
 
 #: What counts along a training curve, and what it measures.
@@ -120,7 +124,7 @@ class Drawing:
         return figures
 
     def _maps(self) -> tuple[str, str, str]:
-        step = self._best_covered_step()
+        step = self._best_covered_step
         panels = self._panels(step)
         label = f"{str(panels['smap']['local_date'].values)[:10]} {panels['smap']['overpass'].values}"
         points = self._points(step)
@@ -220,16 +224,26 @@ class Drawing:
         first = truth_window(Path(str(self.truth)), self.layout)
         return held[tuple(slice(start, start + size) for start, size in zip(first, sizes, strict=True))]
 
+    @cached_property
     def _best_covered_step(self) -> int:
         """The step at which both SMAP and the best model see most."""
         model = self.run.workspace.maps[f"soil_moisture_{self.best}"].notnull().mean(("lat", "lon")).values
         smap = self._retrievals().notnull().mean(("lat", "lon")).values
         return int(np.argmax(model * (smap + 1e-3)))
 
+    def closure(self) -> list[Figure]:
+        """The figure of the coarse-mean closure; none where the recipe closes nothing."""
+        if "closure" not in self.reports["fuse"]:
+            return []
+        step = self._best_covered_step
+        return [draw_closure(self.run, self.layout, self.best, step, self._retrievals(), self.folder)]
+
     def _panels(self, step: int) -> dict[str, xr.DataArray]:
         maps = self.run.workspace.maps.isel(time=step)
         panels = {"smap": self._retrievals().isel(time=step)}
         panels |= {m: maps[f"soil_moisture_{m}"].load() for m in self.run.recipe.models}
+        if "closure" in self.reports["fuse"]:
+            panels[f"{self.best}_closed"] = maps[f"soil_moisture_{self.best}_closed"].load()
         panels |= {n: maps[n].load() for n in fusion_names(self.run.recipe.fusion) if n in maps}
         if self.truth is not None:
             panels["truth"] = self._truth().isel(time=step).load()

@@ -240,7 +240,6 @@ class Merge:
             "background": self.best,
             "stations": len(coords),
             "stations_outside_grid": int((row < 0).sum()),
-            "stations_never_compared": int((~np.isfinite(merged - background)).all(axis=1).sum()),
             "held_out_stations": int(held.all(axis=1).sum()),
             "held_out": [str(s) for s in stations["station"].values[held.all(axis=1)]],
             "reporting_per_step": float(first.counts.mean()),
@@ -351,14 +350,17 @@ def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | 
         why = why.copy()
         background, why, _ = closing.surface(region[0]).apply(background, grid, bounds=merging.bounds, status=why)
         keep(closing.map, background, why | np.uint32(Status.NOT_FUSED))
-    fields = _fields(merging)
-    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, region[0])
+    fields = _fields(merging.root, merging.names, merging.solved)
+    where = np.isfinite(background)
+    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, region[0], where)
     for (name, field), spread in zip(fields.items(), spreads, strict=True):
         method = field.method[region[0]]
         values, status, _ = apply_residual_field(background, spread, method, field.residual, merging.bounds)
         keep(name, values, status | why)
         if merging.variance and name.endswith("kriging"):
-            variance = field.residual.map_variance(background, field.variance(grid.lon, grid.lat, region[0]))
+            variance = field.residual.map_variance(
+                background, field.variance(grid.lon, grid.lat, region[0], where=where)
+            )
             written.append(store.write(maps, "", f"{name}_variance", region, variance))
     if merging.final == model_map(merging.model):
         written.append(store.write(maps, "", "status", region, why | np.uint32(Status.NOT_FUSED)))
@@ -374,20 +376,17 @@ def _keep(path: Path, fields: Mapping[str, ResidualField]) -> None:
     blocks.write_bytes(path, content.getvalue())
 
 
-def _fields(merging: Merging) -> dict[str, ResidualField]:
-    if not merging.names:
-        return {}
-    return _read_fields(str(Path(merging.root) / "ledger" / "fuse" / "residuals.npz"), merging.names, merging.solved)
+def solved_fields(root: Path, names: Sequence[str]) -> dict[str, ResidualField]:
+    """The residual fields that a fusion solved, by map."""
+    with np.load(root / "ledger" / "fuse" / "residuals.npz", allow_pickle=False) as kept:
+        arrays = dict(kept)
+    return {
+        name: from_arrays({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
+        for name in names
+    }
 
 
 @lru_cache(maxsize=2)
-def _read_fields(path: str, names: Sequence[str], solved: str) -> dict[str, ResidualField]:
+def _fields(root: str, names: tuple[str, ...], solved: str) -> dict[str, ResidualField]:
     """Every way's residual field, read once by each worker."""
-    with np.load(path, allow_pickle=False) as arrays:
-        kept = dict(arrays)
-    return {
-        name: from_arrays(
-            {part.removeprefix(f"{name}/"): array for part, array in kept.items() if part.startswith(f"{name}/")}
-        )
-        for name in names
-    }
+    return solved_fields(Path(root), names) if names else {}

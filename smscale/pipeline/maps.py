@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from smscale import schema, store
+from smscale.kernels.bits import count_bits
 from smscale.pipeline.layout import Layout
 from smscale.schema import Status
 
@@ -61,7 +62,8 @@ def map_template(
 
 def status_counts(status: np.ndarray) -> dict[str, int]:
     """How many cells carry each status bit."""
-    return {str(flag.name).lower(): int(n) for flag in Status if (n := np.count_nonzero(status & np.uint32(flag)))}
+    counts = count_bits(np.ascontiguousarray(status, np.uint32).ravel())
+    return {str(flag.name).lower(): int(n) for flag in Status if (n := counts[int(flag).bit_length() - 1])}
 
 
 def tally(values: np.ndarray, status: np.ndarray) -> dict[str, int]:

@@ -15,8 +15,12 @@ import yaml
 
 import smscale
 from smscale.evaluate import Table, write_report
+from smscale.evaluate.palette import label_of
 from smscale.evaluate.report import SOIL_MOISTURE
 from smscale.pipeline.drawing import Drawing
+from smscale.pipeline.fusion_drawing import draw_fusion
+from smscale.pipeline.fusion_page import closure_section, fusion_section, status_section
+from smscale.pipeline.fusion_scores import Findings
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
 
@@ -43,23 +47,29 @@ def write_page(
     layout: Layout,
     reports: Mapping[str, Any],
     metrics: Mapping[str, Any],
-    table: pd.DataFrame | None,
+    found: Findings | None,
     truth: Path | None,
 ) -> None:
-    recipe, folder = run.recipe, run.workspace.report
-    final = reports["fuse"]["final"]
+    """Draw the figures and write the page; `found` is what there is to say of stations."""
+    recipe, folder, fused = run.recipe, run.workspace.report, reports["fuse"]
     draw = Drawing(run, layout, folder / "figures", reports, truth)
-    figures = draw.all(table, metrics)
+    figures = draw.all(None if found is None else found.table, metrics)
+    merged = {} if found is None else draw_fusion(run, layout, found, fused["final"], folder / "figures")
     write_report(
         folder,
         recipe.title or recipe.name,
         metrics,
         tables=_tables(metrics) + _quality_tables(reports["ingest"]),
+        sections=[
+            fusion_section(recipe, fused, metrics.get("stations"), merged),
+            closure_section(recipe, fused, draw.closure()),
+            status_section(reports["downscale"], fused),
+        ],
         figures=figures,
         data_notes=reports["ingest"]["problems"],
         provenance=provenance(recipe),
         summary=_summary(run, layout, reports),
-        headline=_headline(metrics, final),
+        headline=_headline(metrics, fused["final"]),
         data_read=_data_read(reports["ingest"]),
         method=_method(recipe, reports),
         recipe=yaml.safe_dump(recipe_values(recipe), sort_keys=False, allow_unicode=True),
@@ -100,25 +110,13 @@ def _tables(metrics: Mapping[str, Any]) -> list[Table | tuple[str, str, Any]]:
             )
         )
     tables += model_tables(metrics["models"])
-    if metrics["fusion"].get("leave_one_out_rmse"):
-        rows = [
-            {"source": k.removeprefix("soil_moisture_"), "leave-one-station-out rmse": v}
-            for k, v in metrics["fusion"]["leave_one_out_rmse"].items()
-        ]
-        tables.append(
-            (
-                "Fusion, leave one station out",
-                "On the merged stations, where every way has an estimate; the least decides which map is final.",
-                pd.DataFrame(rows),
-            )
-        )
     return tables
 
 
 def model_tables(models: Mapping[str, Any], units: str = SOIL_MOISTURE) -> list[Table]:
     """What a train report says of its models: validation, inner folds, splits."""
     note = f"Rows that chose nothing ({models['rows']['validation']} of {sum(models['rows'].values())} samples)."
-    inner = f"What the best model ({models['best']}) was chosen by."
+    inner = f"What the best model ({label_of(models['best'])}) was chosen by."
     tables = [
         Table("Models, validation", note, pd.DataFrame(models["validation"]), None, units),
         Table("Models, inner folds", inner, pd.DataFrame(models["inner"]), None, units),
@@ -190,8 +188,8 @@ def _short(table: pd.DataFrame) -> pd.DataFrame:
 
 def _headline(metrics: Mapping[str, Any], final: str) -> dict[str, Any]:
     tiles: dict[str, Any] = {
-        "best model": metrics["models"]["best"],
-        "final map": final,
+        "best model": label_of(metrics["models"]["best"]),
+        "final map": label_of(final.removeprefix("soil_moisture_")),
         "training samples": metrics["samples"]["samples"],
     }
     if "stations" in metrics:
@@ -214,23 +212,40 @@ def _summary(run: Run, layout: Layout, reports: Mapping[str, Any]) -> str:
     rows, cols = layout.grid.shape
     return (
         f"{west:g}–{east:g}° E, {south:g}–{north:g}° N, {layout.period[0]} to {layout.period[1]}: {rows} × {cols} cells, "
-        f"{layout.steps.sizes['time']} overpass steps. The best model on inner data is {reports['train']['best']}; "
+        f"{layout.steps.sizes['time']} overpass steps. The best model on inner data is {label_of(reports['train']['best'])}; "
         f"{reports['fuse']['stations']} stations, of which {reports['fuse'].get('held_out_stations', 0)} were held out."
     )
 
 
 def _method(recipe: Any, reports: Mapping[str, Any]) -> dict[str, str]:
-    fusion = recipe.fusion
     method = {
         "ingest": f"SMAP quality policy {recipe.smap.quality}, algorithm {', '.join(reports['ingest']['smap']['algorithm']) or 'unknown'}; MODIS quality {recipe.modis.quality}.",
         "match": f"Area-weighted upscaling to EASE-Grid 2.0 36 km; at least {recipe.match.min_valid_fraction:g} of a cell valid, {recipe.match.min_lst_valid_fraction:g} for LST; land cover classes {list(recipe.match.exclude_land_cover)} left out.",
         "train": f"{', '.join(recipe.models)} on {reports['train']['rows']['training']} samples; {recipe.split.validation} split, {reports['train']['rows']['validation']} for validation.",
         "downscale": "Every model on every 1 km cell; a cell without a value says why in its status.",
-        "fuse": f"{', '.join(fusion.residuals)} × {', '.join(fusion.interpolators)}; {fusion.holdout:g} of the {fusion.holdout_unit}s held out.",
+        "fuse": _fusion_words(recipe),
     }
     if recipe.assumed:
         method["assumed"] = "Not published by the paper, assumed here: " + "; ".join(recipe.assumed) + "."
     return method
+
+
+def _fusion_words(recipe: Any) -> str:
+    fusion = recipe.fusion
+    closed = f"closure to the coarse means: {recipe.closure}; " if recipe.closure != "none" else ""
+    kriging = f"variogram {fusion.variogram}, pooled by {fusion.pooling}" if "kriging" in fusion.interpolators else ""
+    idw = (
+        f"inverse distance: {fusion.idw_neighbours} neighbours, power {fusion.idw_power:g}"
+        if "idw" in fusion.interpolators
+        else ""
+    )
+    parts = [
+        f"{closed}{', '.join(fusion.residuals)} × {', '.join(fusion.interpolators)}",
+        *filter(None, (kriging, idw)),
+        f"systematic error: {fusion.systematic}",
+        f"{fusion.holdout:g} of the {fusion.holdout_unit}s held out",
+    ]
+    return "; ".join(parts) + "."
 
 
 def provenance(recipe: Any) -> dict[str, Any]:
