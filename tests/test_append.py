@@ -77,6 +77,16 @@ def at_once(tiny_run, tiny_recipe, raw, tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def begun(tiny_recipe, raw, tmp_path_factory):
+    """A workspace of four days and then a fifth, which waits in a shard of its own; nobody writes to it."""
+    made = replace(config.read(tiny_recipe), world=None, inputs="raw", region=(102.8, 31.66, 103.7, 32.34))
+    root = tmp_path_factory.mktemp("begun")
+    cube(made, root, raw, "2017-07-13")
+    cube(made, root, raw, "2017-07-14")
+    return root
+
+
 def test_days_added_one_by_one_give_the_cube_of_one_go_and_touch_no_finished_shard(recipe, raw, at_once, tmp_path):
     held = {}
     lengths = []
@@ -94,11 +104,9 @@ def test_days_added_one_by_one_give_the_cube_of_one_go_and_touch_no_finished_sha
     assert_same_cube(tmp_path, at_once)
 
 
-def test_the_newest_days_are_part_of_the_opened_cube(recipe, raw, at_once, tmp_path):
-    cube(recipe, tmp_path, raw, "2017-07-13")
-    cube(recipe, tmp_path, raw, "2017-07-14")
-    opened, whole = Workspace(tmp_path).fine["overpass"], Workspace(at_once).fine["overpass"]
-    assert store.exists(Path(tmp_path, "cube.zarr"), "fine/overpass_newest")
+def test_the_newest_days_are_part_of_the_opened_cube(begun, at_once):
+    opened, whole = Workspace(begun).fine["overpass"], Workspace(at_once).fine["overpass"]
+    assert store.exists(Path(begun, "cube.zarr"), "fine/overpass_newest")
     xr.testing.assert_equal(opened.load(), whole.isel(time=slice(0, 10)).load())
 
 
@@ -150,16 +158,16 @@ def test_a_file_that_is_not_read_changes_only_what_the_report_says(recipe, raw, 
     assert [p["file"] for p in after["report"]["problems"] if p not in before["report"]["problems"]] == ["notes.csv"]
 
 
-def test_another_quality_of_smap_costs_only_the_retrievals(recipe, raw, tmp_path):
-    cube(recipe, tmp_path / "w", raw)
+def test_another_quality_of_smap_costs_only_the_retrievals(recipe, raw, at_once, tmp_path):
+    shutil.copytree(at_once, tmp_path / "w")
     strict = replace(recipe, smap=replace(recipe.smap, quality="strict"))
     assert {key.split(".")[0] for key in cube(strict, tmp_path / "w", raw)} == {"smap"}
     cube(strict, tmp_path / "once", raw)
     assert_same_cube(tmp_path / "w", tmp_path / "once")
 
 
-def test_a_shorter_period_begins_anew(recipe, raw, tmp_path):
-    cube(recipe, tmp_path, raw)
+def test_a_shorter_period_begins_anew(recipe, raw, at_once, tmp_path):
+    shutil.copytree(at_once, tmp_path, dirs_exist_ok=True)
     cube(recipe, tmp_path, raw, "2017-07-11")
     assert Workspace(tmp_path).steps.sizes["time"] == 4
     assert (
@@ -169,9 +177,8 @@ def test_a_shorter_period_begins_anew(recipe, raw, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["extend", "write", "publish", "remove"])
-def test_a_run_killed_while_days_are_added_goes_on(recipe, raw, at_once, tmp_path, monkeypatch, where):
-    cube(recipe, tmp_path, raw, "2017-07-13")
-    cube(recipe, tmp_path, raw, "2017-07-14")
+def test_a_run_killed_while_days_are_added_goes_on(recipe, raw, begun, at_once, tmp_path, monkeypatch, where):
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     original, calls = getattr(store, where), []
 
     def dies(*args, **kwargs):
@@ -189,9 +196,10 @@ def test_a_run_killed_while_days_are_added_goes_on(recipe, raw, at_once, tmp_pat
 
 
 @pytest.mark.parametrize("last", ["2017-07-16", "2017-07-17"])
-def test_a_run_killed_before_it_dropped_days_that_had_moved_takes_later_ones(recipe, raw, tmp_path, monkeypatch, last):
-    cube(recipe, tmp_path / "w", raw, "2017-07-13")
-    cube(recipe, tmp_path / "w", raw, "2017-07-14")
+def test_a_run_killed_before_it_dropped_days_that_had_moved_takes_later_ones(
+    recipe, raw, begun, tmp_path, monkeypatch, last
+):
+    shutil.copytree(begun, tmp_path / "w")
     original = store.remove
 
     def dies(*args):
@@ -211,8 +219,8 @@ def test_a_run_killed_before_it_dropped_days_that_had_moved_takes_later_ones(rec
     xr.testing.assert_equal(opened, whole)
 
 
-def test_another_column_map_costs_the_stations_alone(recipe, raw, tmp_path):
-    cube(recipe, tmp_path, raw)
+def test_another_column_map_costs_the_stations_alone(recipe, raw, at_once, tmp_path):
+    shutil.copytree(at_once, tmp_path, dirs_exist_ok=True)
     assert cube(replace(recipe, stations={"zone": "UTC"}), tmp_path, raw) == {"stations"}
 
 

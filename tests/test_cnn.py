@@ -1,5 +1,6 @@
 """The convolutional network: its estimator contract, its inner folds, Lightning's resume and devices, NumPy prediction against torch."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -435,26 +436,28 @@ def test_ctrl_c_ends_a_fit_as_a_keyboard_interrupt() -> None:
 
 
 DISTRIBUTED = """
-import sys
+import json, sys
 import numpy as np
-from smscale import CNNRegressor
-from tests.test_cnn import SHARED, made
+from smscale.models.cnn import CNNRegressor
 
 if __name__ == "__main__":
-    model = CNNRegressor(random_state=0, accelerator="cpu", devices=2, **SHARED).fit(*made(61))
-    np.savez(sys.argv[1], history=model.history_["validation_mse"], **model.arrays_)
+    given = np.load(sys.argv[1])
+    model = CNNRegressor(random_state=0, accelerator="cpu", devices=2, **json.loads(sys.argv[3])).fit(given["X"], given["y"])
+    np.savez(sys.argv[2], history=model.history_["validation_mse"], **model.arrays_)
 """
 
 
 def test_two_processes_take_the_steps_of_one_and_hand_the_result_back(tmp_path: Path) -> None:
-    script = tmp_path / "distributed.py"
+    X, y = made(61)
+    script, table, model = tmp_path / "distributed.py", tmp_path / "table.npz", tmp_path / "model.npz"
     script.write_text(DISTRIBUTED)
-    command = [sys.executable, str(script), str(tmp_path / "model.npz")]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    np.savez(table, X=X, y=y)
+    command = [sys.executable, str(script), str(table), str(model), json.dumps(SHARED)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    alone = CNNRegressor(random_state=0, accelerator="cpu", **SHARED).fit(*made(61))
-    with np.load(tmp_path / "model.npz") as found:
+    alone = CNNRegressor(random_state=0, accelerator="cpu", **SHARED).fit(X, y)
+    with np.load(model) as found:
         # Without dropout the gradients of a batch are the same but for the order of float32 sums.
         np.testing.assert_allclose(found["history"], alone.history_["validation_mse"], rtol=1e-4)
         np.testing.assert_allclose(found["weight_3"], alone.arrays_["weight_3"], atol=1e-4)

@@ -298,22 +298,3 @@ def test_fields_evaluated_together_are_those_evaluated_alone(silent, taper_km):
     for field, values in zip(fields, found, strict=True):
         np.testing.assert_allclose(values, field.evaluate(LON, LAT, slice(1, 7)), atol=1e-7, equal_nan=True)
     assert np.isfinite(found[0]).any()
-
-
-@pytest.mark.parametrize("silent", [0.1, 0.9])
-def test_cells_that_are_wanted_are_what_they_are_without_asking(silent):
-    """Asking for some cells only may spare work, and changes none of them."""
-    rng = np.random.default_rng(2)
-    coords = network()
-    lon, lat = np.arange(100.005, 103, 0.02), np.arange(31.995, 30, -0.02)
-    ground = 0.25 + 0.02 * rng.normal(size=(40, 8))
-    observed = np.where(rng.random((40, 8)) < silent, np.nan, ground + correlated(coords, 8))
-    where = np.zeros((8, lat.size, lon.size), bool)
-    where[:, 20:33, 40:90] = rng.random((8, 13, 50)) < 0.3
-    where[3:5] = False
-    for how in ("kriging", "idw", Kriging(MODEL, neighbours=6)):
-        field = solve_fusion(coords, observed, ground, "ratio", how)
-        wanted, whole = field.evaluate(lon, lat, where=where), field.evaluate(lon, lat)
-        np.testing.assert_array_equal(wanted[where], whole[where])
-        wanted, whole = field.variance(lon, lat, where=where), field.variance(lon, lat)
-        np.testing.assert_allclose(wanted[where], whole[where], rtol=1e-5, equal_nan=True)

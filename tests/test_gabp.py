@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -76,13 +77,13 @@ def digest(model: GABPRegressor) -> str:
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(GABPRegressor(), marks=pytest.mark.slow),
+        GABPRegressor(population=20, generations=8, max_steps=8, repeats=1),
         paper(engine="lightning", generations=5, max_steps=8),
         quick(engine="numpy"),
     ],
 )
 def test_scikit_learns_own_checks_all_pass(model: GABPRegressor) -> None:
-    """The defaults as they are: a user checks those; the paper's with few generations, which are what takes long."""
+    """The defaults and the paper's, with fewer individuals, generations, steps and repeats, which are what takes long."""
     results = check_estimator(model, on_fail=None, on_skip=None)
     assert [r["check_name"] for r in results if r["status"] == "failed"] == []
 
@@ -324,48 +325,47 @@ def test_a_scale_too_small_to_divide_by_is_refused(table: Table) -> None:
         fold(network)
 
 
+#: As a script: the networks of one fit, and with arguments of one for each strategy, spread over two processes.
 PROCESSES = """
 import hashlib, os, sys
 import numpy as np
 from smscale.models.gabp import GABPRegressor
 from smscale.models.gabp.network import ARRAYS
 
-if __name__ == "__main__":
+def digest(devices, **options):
     x = np.random.default_rng(0).normal(size=(120, 3))
     y = np.tanh(2 * x[:, 0]) + x[:, 1]
-    options = {"strategy": sys.argv[2]} if len(sys.argv) > 2 else {}
     model = GABPRegressor(
         population=10, generations=4, members=3, repeats=1, restarts=1, decays=(0.01,), max_hidden=4, max_steps=10, random_state=0,
-        accelerator="cpu", devices=int(sys.argv[1]), trainer_options=options,
+        accelerator="cpu", devices=devices, trainer_options=options,
     ).fit(x, y)
-    digest = hashlib.md5(b"".join(model.network_[name].tobytes() for name in ARRAYS)).hexdigest()
-    os.write(1, f"{os.environ.get('LOCAL_RANK', '0')} {digest}\\n".encode())  # in one piece: processes print at once
+    return hashlib.md5(b"".join(model.network_[name].tobytes() for name in ARRAYS)).hexdigest()
+
+if __name__ == "__main__":
+    for options in [{"strategy": strategy} for strategy in sys.argv[1:]] or [{}]:
+        found = f"{os.environ.get('LOCAL_RANK', '0')} {digest(2, **options)}"
+        os.write(1, f"{found} {options.get('strategy', '')}\\n".encode())  # in one piece: processes print at once
 """
 
 
-def printed(folder: Path, *arguments: str) -> list[str]:
-    """Lines of `PROCESSES`, run as a script."""
+def printed(folder: Path, *strategies: str) -> list[list[str]]:
+    """Words of the lines of `PROCESSES`, run as a script, that tell a process and its network."""
     script = folder / "fit.py"
     script.write_text(PROCESSES)
     run = subprocess.run(
-        [sys.executable, script, *arguments], capture_output=True, text=True, check=True, timeout=300, cwd=folder
+        [sys.executable, script, *strategies], capture_output=True, text=True, check=True, timeout=300, cwd=folder
     )
-    return run.stdout.split("\n")
-
-
-@pytest.fixture(scope="module")
-def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return printed(tmp_path_factory.mktemp("one"), "1")[0].split()[1]
+    return sorted(line.split() for line in run.stdout.split("\n") if re.match(r"\d [0-9a-f]{32} ", line))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", [(), ("ddp_fork",), ("ddp_spawn",)])
-def test_two_processes_end_with_the_network_of_one(
-    tmp_path: Path, of_one_process: str, strategy: tuple[str, ...]
-) -> None:
+def test_two_processes_end_with_the_network_of_one(tmp_path: Path) -> None:
     """The networks are spread over processes; as a script, each of them runs it all and prints."""
-    found = sorted(line for line in printed(tmp_path, "2", *strategy) if line.endswith(of_one_process))
-    assert found == [f"{rank} {of_one_process}" for rank in range(1 if strategy else 2)]
+    here: dict[str, Any] = {"__name__": "here"}
+    exec(PROCESSES, here)
+    alone = here["digest"](1)
+    assert printed(tmp_path) == [["0", alone], ["1", alone]]
+    assert printed(tmp_path, "ddp_fork", "ddp_spawn") == [["0", alone, "ddp_fork"], ["0", alone, "ddp_spawn"]]
 
 
 def test_progress_bars_show_both_parts_where_asked_for(table: Table, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.ensemble import RandomForestRegressor
 
 import smscale
 from smscale import config, pipeline, store
 from smscale.config import PREDICTORS
-from smscale.errors import RecipeError
+from smscale.errors import InputError, RecipeError
 from smscale.grid import grid_of
+from smscale.models import save_model
 from smscale.pipeline.fuse import Merge, merge_block
 from smscale.pipeline.layout import Layout, layout_of
 from smscale.pipeline.plan import plan_of
@@ -25,6 +29,7 @@ from smscale.pipeline.prediction import Prediction
 from smscale.pipeline.run import Run
 from smscale.pipeline.stations import mapped_series, predicted_series, station_cells
 from smscale.schema import Status
+from smscale.verify import verify
 from smscale.workspace import Workspace, plane_values, predictor_plane
 
 FUSED = ("gda_kriging", "gda_idw", "gra_kriging", "gra_idw")
@@ -187,3 +192,32 @@ def test_stations_outside_the_grid_have_no_cell(made: tuple[Run, Layout]) -> Non
     row, col = station_cells(run.workspace, layout.grid.window(slice(0, 5), slice(0, 5)))
     assert ((row < 0) == (col < 0)).all()
     assert (row < 0).any()
+
+
+@pytest.mark.parametrize("closure", ["none", "weighted"])
+def test_what_was_solved_is_solved_again_where_its_file_is_lost(
+    closure: str, tiny_run: Path, tiny_recipe: Path, tmp_path: Path, copy_run: Callable[..., Path]
+) -> None:
+    root = copy_run(tiny_run, tmp_path / "run")
+    recipe = config.read(tiny_recipe, [f"closure={closure}", "fusion.interpolators=[idw]", "fusion.residuals=[ratio]"])
+    pipeline.run(recipe, Workspace(root), cluster=None, only="fuse", progress=False)
+    before, solved = map_digests(root), Workspace(root).finished("fuse")
+    Workspace(root).unfinish("fuse")
+    (root / "ledger" / "fuse" / "residuals.npz").unlink()
+    shutil.rmtree(root / "ledger" / "fuse" / "closure", ignore_errors=True)
+    next((root / "ledger" / "fuse").glob("0+*.json")).unlink()
+    pipeline.run(recipe, Workspace(root), cluster=None, only="fuse", progress=False)
+    assert map_digests(root) == before
+    assert Workspace(root).finished("fuse") == solved
+    assert not verify(Workspace(root)).defects
+
+
+def test_a_model_of_other_predictors_is_named(made: tuple[Run, Layout], tmp_path: Path) -> None:
+    table = pd.DataFrame({"lst": [290.0, 300.0, 310.0, 280.0], "rain_10d": [0.0, 1.0, 2.0, 3.0]})
+    forest = RandomForestRegressor(2, random_state=0).fit(table.to_numpy(np.float32), [0.1, 0.2, 0.3, 0.1])
+    save_model(tmp_path / "models" / "rf", forest, list(table), table, {}, {})
+    shutil.copytree(made[0].workspace.cube, tmp_path / "cube.zarr")
+    prediction = replace(Prediction.of(made[0]), root=str(tmp_path), models=("rf",))
+    region = (slice(0, 2), slice(0, 4), slice(0, 4))
+    with pytest.raises(InputError, match=r"trained on rain_10d, which the cube does not have: train it in this run"):
+        list(prediction.predict(["rf"], made[1].grid.window(*region[1:]), region))

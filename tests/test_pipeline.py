@@ -18,6 +18,7 @@ import zarr
 
 import smscale
 from smscale import cli, config, pipeline, schema
+from smscale.cluster import connect
 from smscale.errors import SmscaleError
 from smscale.models import load_model
 from smscale.schema import MISSING_BITS, PAPER_PREDICTORS, Status
@@ -514,28 +515,6 @@ def test_a_changed_setting_redoes_what_depends_on_it(
     assert stages_done(run(TINY, root, setting)) == []
 
 
-def test_models_are_trained_anew_where_the_seed_changes_and_back_gives_the_same(
-    tiny_run: Path, tmp_path: Path, copy_run: Callable[..., Path], digests: Callable[[Path], dict[str, str]]
-) -> None:
-    root = copy_run(tiny_run, tmp_path / "run")
-    assert stages_done(
-        run(
-            TINY,
-            root,
-            "predictors=[longitude, lst, overpass]",
-            "models={rf: {trees: 3, grid: {min_samples_leaf: [2]}}}",
-            "fusion.residuals=[ratio]",
-        )
-    ) == list(STAGES[2:])
-    assert set(smscale.open(root).maps.data_vars) == {
-        "soil_moisture_rf", "status_rf", "uncertainty", "status", "gra_kriging", "gra_idw", "status_gra_kriging", "status_gra_idw",
-        "gra_kriging_variance", "station_count",
-    }  # fmt: skip
-    assert sorted(p.name for p in (root / "models").iterdir()) == ["rf"]
-    assert stages_done(run(TINY, root)) == list(STAGES[2:])
-    assert digests(root) == digests(tiny_run)
-
-
 def test_fewer_fusions_leave_no_old_ones(tiny_run: Path, tmp_path: Path, copy_run: Callable[..., Path]) -> None:
     root = copy_run(tiny_run, tmp_path / "run")
     run(TINY, root, "fusion.interpolators=[idw]", only="fuse")
@@ -592,15 +571,31 @@ def _differing(a: dict[str, str], b: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_same_bytes(
+def test_models_are_trained_anew_where_the_recipe_changes_and_two_workers_give_the_same_bytes(
     tiny_run: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
-    """Another workspace, other times of the files, a cluster of two instead of this process."""
+    """Another workspace, other times of the files, one cluster of two for both runs instead of this process."""
     root = tmp_path / "run"
     root.mkdir()
     shutil.copytree(tiny_run / "world", root / "world", copy_function=shutil.copy)
-    said = run(TINY, root, cluster="local")
-    assert "simulate   nothing to do" in said
+    with connect("local", workers=2) as client:
+        address = client.scheduler.address
+        said = run(
+            TINY,
+            root,
+            "predictors=[longitude, lst, overpass]",
+            "models={rf: {trees: 3, grid: {min_samples_leaf: [2]}}}",
+            "fusion.residuals=[ratio]",
+            cluster=address,
+        )
+        assert "simulate   nothing to do" in said
+        assert stages_done(said) == list(STAGES[1:])
+        assert set(smscale.open(root).maps.data_vars) == {
+            "soil_moisture_rf", "status_rf", "uncertainty", "status", "gra_kriging", "gra_idw", "status_gra_kriging", "status_gra_idw",
+            "gra_kriging_variance", "station_count",
+        }  # fmt: skip
+        assert sorted(p.name for p in (root / "models").iterdir()) == ["rf"]
+        assert stages_done(run(TINY, root, cluster=address)) == list(STAGES[2:])
     assert not _differing(digests(root), digests(tiny_run))
     compared = filecmp.dircmp(root / "world", tiny_run / "world")
     assert not compared.diff_files

@@ -33,7 +33,29 @@ PATIENCE_SECONDS = 240
 
 #: Makes processes that have imported everything already: most of a short life would be imports.
 NURSERY = multiprocessing.get_context("forkserver")
-NURSERY.set_forkserver_preload(["smscale.cli", "smscale.pipeline", "smscale.models.zoo", "torch", "xgboost", "pytest"])
+NURSERY.set_forkserver_preload(
+    [
+        "smscale.cli",
+        "smscale.simulate.run",
+        "smscale.pipeline.ingest",
+        "smscale.pipeline.match",
+        "smscale.pipeline.downscale",
+        "smscale.pipeline.fuse",
+        "smscale.pipeline.evaluate",
+        "smscale.pipeline.drawing",
+        "smscale.pipeline.surroundings",
+        "smscale.models.zoo",
+        "smscale.models.gabp.lightning",
+        "smscale.models.cnn.lightning",
+        "distributed",
+        "h5py",
+        "matplotlib.backends.backend_agg",
+        "pyhdf.SD",
+        "pytest",
+        "rasterio",
+        "xgboost",
+    ]
+)
 
 
 def arguments_of(recipe: Path, root: Path, cluster: str) -> list[str]:

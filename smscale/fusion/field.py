@@ -95,7 +95,6 @@ class ResidualField(Asked):
         lat: ArrayLike,
         steps: slice | ArrayLike = slice(None),
         elevation: ArrayLike | None = None,
-        where: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
         """The residual field of some steps on a grid.
 
@@ -105,7 +104,6 @@ class ResidualField(Asked):
         ----------
         lon : (n,), lat : (m,) degrees, cell centres; elevation : (lat, lon) metres, if the interpolator counts it
         steps : which time steps, as an index into the steps
-        where : (steps, lat, lon) cells whose value is wanted; what stands in the others is not said
 
         Returns
         -------
@@ -113,7 +111,7 @@ class ResidualField(Asked):
         a needed elevation
         """
         steps, none = self.daily.selected(steps), np.zeros(1, np.int64)
-        out = self.daily.evaluate(lon, lat, steps, elevation, where)
+        out = self.daily.evaluate(lon, lat, steps, elevation)
         self._taper(out, self.daily, lon, lat, steps)
         if self.bias is not None:
             persistent = self.bias.evaluate(lon, lat, none, elevation)
@@ -172,7 +170,6 @@ class ResidualField(Asked):
         lat: ArrayLike,
         steps: slice | ArrayLike = slice(None),
         elevation: ArrayLike | None = None,
-        where: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
         """Kriging variance of the residual, free of measurement error, in its unit squared.
 
@@ -187,7 +184,7 @@ class ResidualField(Asked):
         (steps, lat, lon) float32; NaN where the field is not by kriging
         """
         steps, none = self.daily.selected(steps), np.zeros(1, np.int64)
-        out = self.daily.variance(lon, lat, steps, elevation, where)
+        out = self.daily.variance(lon, lat, steps, elevation)
         if self.bias is not None:
             persistent = self.bias.variance(lon, lat, none, elevation)[0]
             silent = self.daily.method[steps] == Status.NOT_FUSED
@@ -283,11 +280,7 @@ class ResidualField(Asked):
 
 
 def evaluate_each(
-    fields: Sequence[ResidualField],
-    lon: ArrayLike,
-    lat: ArrayLike,
-    steps: slice | ArrayLike = slice(None),
-    where: NDArray[np.bool_] | None = None,
+    fields: Sequence[ResidualField], lon: ArrayLike, lat: ArrayLike, steps: slice | ArrayLike = slice(None)
 ) -> Iterator[NDArray[np.float32]]:
     """`evaluate` of several fields, one after another; those whose weights are the same are weighed once for both.
 
@@ -298,9 +291,9 @@ def evaluate_each(
         if i not in known:
             twins = [j for j in range(i, len(fields)) if _same_weights(field, fields[j])]
             if len(twins) < 2:
-                known[i] = field.evaluate(lon, lat, steps, where=where)
+                known[i] = field.evaluate(lon, lat, steps)
             else:
-                known |= dict(zip(twins, _together([fields[j] for j in twins], lon, lat, steps, where), strict=True))
+                known |= dict(zip(twins, _together([fields[j] for j in twins], lon, lat, steps), strict=True))
         yield known.pop(i)
 
 
@@ -316,20 +309,14 @@ def _same_weights(a: ResidualField, b: ResidualField) -> bool:
 
 
 def _together(
-    fields: Sequence[ResidualField],
-    lon: ArrayLike,
-    lat: ArrayLike,
-    steps: slice | ArrayLike,
-    where: NDArray[np.bool_] | None,
+    fields: Sequence[ResidualField], lon: ArrayLike, lat: ArrayLike, steps: slice | ArrayLike
 ) -> list[NDArray[np.float32]]:
     chosen = fields[0].daily.selected(steps)
     pieces = [field.daily.pieces(chosen) for field in fields]
     if not pieces[0]:
         return [field.evaluate(lon, lat, steps) for field in fields]
     positions = pieces[0][0][0]
-    asked = None if where is None else np.concatenate([where[positions]] * len(fields))
-    both = stacked([of_field[0][1] for of_field in pieces]).predict_grid(lon, lat, where=asked)
-    found = np.split(both, len(fields))
+    found = np.split(stacked([of_field[0][1] for of_field in pieces]).predict_grid(lon, lat), len(fields))
     out = []
     for field, part in zip(fields, found, strict=True):
         whole = positions.size == chosen.size

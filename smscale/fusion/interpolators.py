@@ -91,7 +91,6 @@ class _Interpolator:
         lat: ArrayLike,
         elevation: ArrayLike | None = None,
         out: NDArray[np.float32] | None = None,
-        where: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
         """The field on a grid, in row tiles: working memory beside the output does not grow with the grid.
 
@@ -100,7 +99,6 @@ class _Interpolator:
         lon : (n,) degrees; lat : (m,) degrees: cell centres
         elevation : (lat, lon) metres; needed with `vertical_scale`
         out : float32 array to fill, (lat, lon) or (t, lat, lon)
-        where : bool of the same shape, cells whose value is wanted; what stands in the others is not said
 
         Returns
         -------
@@ -110,19 +108,10 @@ class _Interpolator:
         lon, lat, elevation = as_grid(lon, lat, elevation)
         shape = (lat.size, lon.size) if self.single_ else (self.values_.shape[1], lat.size, lon.size)
         out = as_output(out, shape)
-        asked = None if where is None else np.broadcast_to(where, shape)
-        table, asked = (out[None], None if asked is None else asked[None]) if self.single_ else (out, asked)
-        self._fill(table, lon, lat, elevation, asked)
+        self._fill(out[None] if self.single_ else out, lon, lat, elevation)
         return out
 
-    def _fill(
-        self,
-        table: NDArray[np.float32],
-        lon: Floats,
-        lat: Floats,
-        elevation: Floats | None,
-        where: NDArray[np.bool_] | None = None,
-    ) -> None:
+    def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
         """The field into (t, lat, lon)."""
         for rows in row_tiles(lat.size, lon.size, self._width(), TILE_NUMBERS):
             targets = grid_points(lon, lat, elevation, rows, self.vertical_scale)
@@ -273,14 +262,7 @@ class Kriging(_Interpolator):
         near = min(self.neighbours or len(self.points_), len(self.points_))
         return kriging_points.Rule(self._radial(), self._prior(), self.noise_, near, self.negative_weights == "zero")
 
-    def _fill(
-        self,
-        table: NDArray[np.float32],
-        lon: Floats,
-        lat: Floats,
-        elevation: Floats | None,
-        where: NDArray[np.bool_] | None = None,
-    ) -> None:
+    def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
         if self.neighbours is not None and self.neighbours <= NEAR:
             cells = _cells(lon, lat, elevation, self.vertical_scale)
             with self._solvable():
@@ -319,12 +301,7 @@ class Kriging(_Interpolator):
         return field, self._shaped(variance)
 
     def variance_grid(
-        self,
-        lon: ArrayLike,
-        lat: ArrayLike,
-        elevation: ArrayLike | None = None,
-        out: NDArray[np.float32] | None = None,
-        where: NDArray[np.bool_] | None = None,
+        self, lon: ArrayLike, lat: ArrayLike, elevation: ArrayLike | None = None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Variance of the predicted signal on a grid (see `predict`); parameters and shape as `predict_grid`."""
         self._check_fitted()
@@ -350,8 +327,7 @@ class Kriging(_Interpolator):
                     self.points_, self._covariance, self._matrix(), self._prior(), self.patterns_
                 )
             if self.vertical_scale is None and node_tiles.suits(lon, lat):
-                asked = None if where is None else np.broadcast_to(where, shape).reshape(table.shape)
-                kriging_variance.fill_grid(table, lon, lat, system, self._kink(), asked)
+                kriging_variance.fill_grid(table, lon, lat, system, self._kink())
             else:
                 kriging_variance.fill(table, targets, system)
         return out
@@ -438,19 +414,12 @@ class InverseDistance(_Interpolator):
     def _field(self, targets: Floats) -> Floats:
         return idw.inverse_distance(self.points_, self.values_, targets, self._near(), self.power)
 
-    def _fill(
-        self,
-        table: NDArray[np.float32],
-        lon: Floats,
-        lat: Floats,
-        elevation: Floats | None,
-        where: NDArray[np.bool_] | None = None,
-    ) -> None:
+    def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
         if self._near() > NEAR:
             super()._fill(table, lon, lat, elevation)
             return
         cells = _cells(lon, lat, elevation, self.vertical_scale)
-        idw.fill(table, cells, self.points_, self.values_, self._near(), self.power, where)
+        idw.fill(table, cells, self.points_, self.values_, self._near(), self.power)
 
     def predict(self, coords: ArrayLike) -> Floats:
         """(m,) or (m, t) float64 at (m, 2 | 3) coords."""

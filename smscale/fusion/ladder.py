@@ -256,25 +256,16 @@ class SolvedSteps:
         return np.where(self.method[steps] == Status.FUSED_MEAN_RESIDUAL, self.mean[steps], np.nan)
 
     def evaluate(
-        self,
-        lon: ArrayLike,
-        lat: ArrayLike,
-        steps: NDArray[np.int64],
-        elevation: ArrayLike | None = None,
-        where: NDArray[np.bool_] | None = None,
+        self, lon: ArrayLike, lat: ArrayLike, steps: NDArray[np.int64], elevation: ArrayLike | None = None
     ) -> NDArray[np.float32]:
-        """(steps, lat, lon) float32; NaN in steps without a method and in cells without a needed elevation.
-
-        What stands in cells that `where` (steps, lat, lon) does not want is not said.
-        """
+        """(steps, lat, lon) float32; NaN in steps without a method and in cells without a needed elevation."""
         out = np.empty((steps.size, np.size(lat), np.size(lon)), np.float32)
         pieces = self.pieces(steps)
         others = np.setdiff1d(np.arange(steps.size), np.concatenate([np.empty(0, int), *(at for at, _ in pieces)]))
         out[others] = self._level(steps[others])[:, None, None]
         for positions, interpolator in pieces:
             whole = positions.size == steps.size
-            asked = where if whole or where is None else where[positions]
-            found = interpolator.predict_grid(lon, lat, elevation, out=out if whole else None, where=asked)
+            found = interpolator.predict_grid(lon, lat, elevation, out=out if whole else None)
             if not whole:
                 out[positions] = found
         return out
@@ -295,19 +286,13 @@ class SolvedSteps:
         return out
 
     def variance(
-        self,
-        lon: ArrayLike,
-        lat: ArrayLike,
-        steps: NDArray[np.int64],
-        elevation: ArrayLike | None = None,
-        where: NDArray[np.bool_] | None = None,
+        self, lon: ArrayLike, lat: ArrayLike, steps: NDArray[np.int64], elevation: ArrayLike | None = None
     ) -> NDArray[np.float32]:
         """(steps, lat, lon) float32: kriging variance, NaN in steps by other methods."""
         out = np.full((steps.size, np.size(lat), np.size(lon)), np.nan, np.float32)
         for positions, interpolator in self.pieces(steps):
             if isinstance(interpolator, Kriging):
-                asked = None if where is None else where[positions]
-                out[positions] = interpolator.variance_grid(lon, lat, elevation, where=asked)
+                out[positions] = interpolator.variance_grid(lon, lat, elevation)
         return out
 
     def leave_one_out(self) -> Floats:

@@ -94,23 +94,13 @@ def leave_one_out(points: Floats, values: Floats, neighbours: int, power: float)
 
 
 def fill(
-    out: NDArray[np.float32],
-    cells: near.Cells,
-    points: Floats,
-    values: Floats,
-    neighbours: int,
-    power: float,
-    where: NDArray[np.bool_] | None = None,
+    out: NDArray[np.float32], cells: near.Cells, points: Floats, values: Floats, neighbours: int, power: float
 ) -> None:
-    """Fill `out` (t, rows, cols) with what `inverse_distance` gives for the cells of a grid.
-
-    A tile none of whose cells is wanted at a time, by `where` (t, rows, cols), is NaN there.
-    """
-    asked = np.empty((0, 0, 0), np.bool_) if where is None else np.ascontiguousarray(where)
+    """Fill `out` (t, rows, cols) with what `inverse_distance` gives for the cells of a grid."""
 
     def finish(out: NDArray[np.float32], axes: near.Axes, chunk: near.Chunk, group: near.Group) -> NDArray[np.bool_]:
         short = np.zeros((len(chunk.tiles), len(group.silence.reporting)), bool)
-        _fill_tiles(out, axes, chunk, group.points, group.silence, short, LANES, asked)
+        _fill_tiles(out, axes, chunk, group.points, group.silence, short, LANES)
         return short
 
     near.fill(out, cells, points, values, neighbours, Radial(partial(_weights, power=power), None), finish)
@@ -125,18 +115,15 @@ def _weights(distance: Floats, power: float) -> Floats:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fill_tiles(out, axes, chunk, points, silence, short, lanes, where):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _fill_tiles(out, axes, chunk, points, silence, short, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """All tiles of a chunk; says in `short` (tiles, patterns) where candidates were too few."""
     for p in range(len(chunk.tiles)):
         tile = chunk.tiles[p]
-        wanted = _wanted(out, tile, silence, where)
-        if not wanted.any():
-            continue
         own, distance, weights, nearest, certain = near.open_tile(p, axes, chunk, points, silence, lanes)
         rooms = near.room(certain.size, own, silence)
         at = _at_points(distance, certain.size, chunk.low[chunk.first[p] : chunk.first[p + 1]])
         some = at.any()
-        for pattern in np.flatnonzero(wanted):
+        for pattern in range(len(silence.reporting)):
             sets, found, days = near.sets_of(pattern, tile, own, nearest, certain, silence, rooms)
             if found < 0:
                 short[p, pattern] = True
@@ -152,28 +139,6 @@ def _fill_tiles(out, axes, chunk, points, silence, short, lanes, where):  # type
             near.sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, days)
             if some:
                 _repair(out, tile, at, runs, members[:, :k], distance, silence.values, own, days)
-
-
-@njit(nogil=True, cache=True)
-def _wanted(out, tile, silence, where):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """(patterns,) bool: whether any cell of a tile is wanted on any of a pattern's days; where none is, `out` is made NaN."""
-    wanted = np.ones(len(silence.reporting), np.bool_)
-    if where.size == 0:
-        return wanted
-    for pattern in range(wanted.size):
-        days = silence.columns[silence.first[pattern] : silence.first[pattern + 1]]
-        found = False
-        for day in days:
-            for y in range(tile[0], tile[1]):
-                for x in range(tile[2], tile[3]):
-                    found |= where[day, y, x]
-            if found:
-                break
-        wanted[pattern] = found
-        if not found:
-            for day in days:
-                out[day, tile[0] : tile[1], tile[2] : tile[3]] = np.nan
-    return wanted
 
 
 @njit(nogil=True, cache=True)

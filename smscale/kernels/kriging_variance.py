@@ -123,48 +123,25 @@ def fill(out: Singles, targets: Targets, system: System) -> None:
     in_threads(partial(_tile, out, targets, system), tiles, uses_blas=True)
 
 
-def fill_grid(
-    out: Singles,
-    lon: Floats,
-    lat: Floats,
-    system: System,
-    kink: float = np.inf,
-    where: NDArray[np.bool_] | None = None,
-) -> None:
+def fill_grid(out: Singles, lon: Floats, lat: Floats, system: System, kink: float = np.inf) -> None:
     """As `fill` at lat (m,) and lon (n,) degrees, each ascending or descending, of a grid that `node_tiles.suits`.
 
     Parameters
     ----------
     kink : a distance (km) at which the covariance is not smooth, beside 0
-    where : (t, m, n) cells that are wanted; what a tile without any holds at a time is not said
     """
     heard = np.concatenate([np.empty(0, np.int64), *(share.times for share in system.shares)])
     out[np.setdiff1d(np.arange(len(out)), heard)] = np.nan
     if not system.shares or out.size == 0:
         return
     width = tile_width(lon)
-    batches, rows, columns = _batches(system), list(spans(lat, width)), list(spans(lon, width))
-    wanted = _wanted(where, system, rows, columns)
+    batches, columns = _batches(system), list(spans(lon, width))
 
     def strip(row: Span) -> None:
         for group in groups(columns, COLUMNS):
-            _strip(out, lon, lat, row, group, system, batches, kink, wanted)
+            _strip(out, lon, lat, row, group, system, batches, kink)
 
-    in_threads(strip, rows, uses_blas=True)
-
-
-#: Shares that are wanted in a tile, (s,) bool, by its first row and column.
-Wanted = dict[tuple[int, int], NDArray[np.bool_]]
-
-
-def _wanted(where: NDArray[np.bool_] | None, system: System, rows: list[Span], columns: list[Span]) -> Wanted:
-    """Nothing where all are wanted."""
-    if where is None:
-        return {}
-    starts = [[span.cells.start for span in axis] for axis in (rows, columns)]
-    tiles = np.logical_or.reduceat(np.logical_or.reduceat(where, starts[0], axis=1), starts[1], axis=2)
-    shares = np.array([tiles[share.times].any(axis=0) for share in system.shares])
-    return {(y, x): shares[:, i, j] for i, y in enumerate(starts[0]) for j, x in enumerate(starts[1])}
+    in_threads(strip, list(spans(lat, width)), uses_blas=True)
 
 
 class Batch(NamedTuple):
@@ -219,7 +196,6 @@ def _strip(
     system: System,
     batches: list[Batch],
     kink: float,
-    wanted: Wanted,
 ) -> None:
     """Some neighbouring tiles between two parallels."""
     weights = node_weights(lat[row.cells], row).astype(np.float32)
@@ -227,8 +203,7 @@ def _strip(
     far = np.zeros((len(system.shares), NODES, cells.stop - cells.start), np.float32)
     near, exact = [], []
     for column in columns:
-        asked = wanted.get((row.cells.start, column.cells.start))
-        part = _at_nodes(far[:, :, within(column.cells, cells)], lon, lat, row, column, system, batches, kink, asked)
+        part = _at_nodes(far[:, :, within(column.cells, cells)], lon, lat, row, column, system, batches, kink)
         if part is None:
             exact.append(column)
         elif len(part.cross):
@@ -260,12 +235,8 @@ def _at_nodes(
     system: System,
     batches: list[Batch],
     kink: float,
-    asked: NDArray[np.bool_] | None = None,
 ) -> NearPart | None:
-    """The far part of all shares into `far` (s, NODES, cells), and the near one; None where the tile must be computed cell by cell.
-
-    Of shares that are not `asked` for, what comes is not said.
-    """
+    """The far part of all shares into `far` (s, NODES, cells), and the near one; None where the tile must be computed cell by cell."""
     nodes, close = nodes_and_near(row, column, system.points, kink)
     near = np.flatnonzero(close)
     if near.size >= MANY:
@@ -281,8 +252,8 @@ def _at_nodes(
         tables[True] = np.zeros_like(x)
         tables[True][:-1] = system.inverse @ x[:-1]
         base[True] = _quadratic(x, tables[True], len(nodes))
-    fields, squares = np.zeros((len(system.shares), 1 + q, len(nodes))), np.zeros((len(system.shares), q, q))
-    for batch in batches if asked is None else _only(batches, asked):
+    fields, squares = np.empty((len(system.shares), 1 + q, len(nodes))), np.empty((len(system.shares), q, q))
+    for batch in batches:
         parts = batch.roots @ tables[batch.lacking].astype(batch.roots.dtype, copy=False)[batch.rows]
         signed = parts * batch.signs[:, :, None]
         whole = np.empty((len(parts), 1 + q, len(nodes) + q))
@@ -310,14 +281,6 @@ def _at_nodes(
         squares.astype(np.float32),
         cross.astype(np.float32).reshape(q, *y.shape),
     )
-
-
-def _only(batches: list[Batch], asked: NDArray[np.bool_]) -> Iterator[Batch]:
-    """What is asked for of the batches."""
-    for batch in batches:
-        some = asked[batch.numbers]
-        if some.any():
-            yield Batch(batch.numbers[some], batch.lacking, batch.rows[some], batch.roots[some], batch.signs[some])
 
 
 def _quadratic(x: Floats, table: Floats, nodes: int) -> Floats:

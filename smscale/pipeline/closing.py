@@ -87,7 +87,11 @@ class Closing:
 
     def surface(self, steps: slice) -> Closure:
         """The solved closure of a slab of time."""
-        return _surface(str(self.folder / "closure" / f"{steps.start}.npz"), self.fingerprint)
+        return _surface(str(self.file(steps)), self.fingerprint)
+
+    def file(self, steps: slice) -> Path:
+        """Where that lies."""
+        return self.folder / "closure" / f"{steps.start}.npz"
 
 
 @lru_cache(maxsize=2)
@@ -143,7 +147,7 @@ def solve_slab(closing: Closing, steps: slice, keys: Sequence[str]) -> dict[str,
         smap_variance=variance,
         least=closing.least,
     )
-    _write(closing.folder / "closure" / f"{steps.start}.npz", closure.to_arrays())
+    _write(closing.file(steps), closure.to_arrays())
     return {"counts": {name: int(n) for name, n in closure.counts().items()}}
 
 

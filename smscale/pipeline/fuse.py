@@ -168,9 +168,19 @@ class Merge:
     def solve(self) -> dict[str, Any]:
         """Pass one: the closure, then every step's residual system; kept where every worker reads it."""
         self.run.workspace.ledger("fuse").keep_only(self._keys())
+        self._forget_lost()
         closed = close(self.run, self.layout, self.plan, self.closing) if self.closing else None
         facts = self._residuals() if self.stations else self._nothing()
         return facts | ({"closure": closed} if closed else {})
+
+    def _forget_lost(self) -> None:
+        """Records of what was solved do not hold where its file was removed."""
+        ledger = self.run.workspace.ledger("fuse")
+        if not (self._folder / "residuals.npz").is_file():
+            ledger.forget("solve")
+        if self.closing is not None and not all(self.closing.file(steps).is_file() for steps in self.plan.slabs):
+            ledger.forget("closure/")
+            ledger.forget("sums/")
 
     def _keys(self) -> set[str]:
         """Keys of every task of the stage under this plan."""
@@ -351,16 +361,13 @@ def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | 
         background, why, _ = closing.surface(region[0]).apply(background, grid, bounds=merging.bounds, status=why)
         keep(closing.map, background, why | np.uint32(Status.NOT_FUSED))
     fields = _fields(merging.root, merging.names, merging.solved)
-    where = np.isfinite(background)
-    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, region[0], where)
+    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, region[0])
     for (name, field), spread in zip(fields.items(), spreads, strict=True):
         method = field.method[region[0]]
         values, status, _ = apply_residual_field(background, spread, method, field.residual, merging.bounds)
         keep(name, values, status | why)
         if merging.variance and name.endswith("kriging"):
-            variance = field.residual.map_variance(
-                background, field.variance(grid.lon, grid.lat, region[0], where=where)
-            )
+            variance = field.residual.map_variance(background, field.variance(grid.lon, grid.lat, region[0]))
             written.append(store.write(maps, "", f"{name}_variance", region, variance))
     if merging.final == model_map(merging.model):
         written.append(store.write(maps, "", "status", region, why | np.uint32(Status.NOT_FUSED)))

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from smscale import store
+from smscale import schema, store
+from smscale.errors import InputError
 from smscale.grid import Grid
 from smscale.models import Predictor, load_model
 from smscale.models.cnn.patch import own_name
@@ -20,7 +21,7 @@ from smscale.pipeline.run import Run
 from smscale.pipeline.surroundings import Surroundings
 from smscale.schema import Status
 from smscale.sources.outline import inside, read_outline
-from smscale.workspace import Workspace, plane_values
+from smscale.workspace import COORDINATES, Workspace, plane_values
 
 Region = tuple[slice, slice, slice]
 #: Row and column of some cells of a window.
@@ -104,8 +105,20 @@ def _workspace(root: str, fingerprint: str) -> Workspace:
 
 @lru_cache(maxsize=8)
 def _model(folder: str, fingerprint: str) -> Predictor:
-    """A trained model, read once by each worker."""
-    return load_model(folder)
+    """A trained model, read once by each worker.
+
+    Raises
+    ------
+    InputError
+        for a model of predictors that no cube has.
+    """
+    model = load_model(folder)
+    unknown = sorted({own_name(name) for name in model.features} - {*COORDINATES, *schema.VARIABLES})
+    if unknown:
+        raise InputError(
+            f"{folder}: the model was trained on {', '.join(unknown)}, which the cube does not have: train it in this run (--only train)"
+        )
+    return model
 
 
 @lru_cache(maxsize=2)
