@@ -106,13 +106,17 @@ def fill_tile(cube: str, layout: Layout, tile: tuple[slice, slice]) -> dict[str,
     found = ground(x, y)
     static = np.stack([found[n] for n in schema.CADENCES["static"]], axis=-1).astype(np.float32)
     store.write(cube, "fine/static", "values", (rows, cols, slice(0, static.shape[-1])), static)
-    store.write(cube, "fine/land_cover", "land_cover", (slice(0, 1), rows, cols), found["land_cover"][None].astype(np.uint8))
+    store.write(
+        cube, "fine/land_cover", "land_cover", (slice(0, 1), rows, cols), found["land_cover"][None].astype(np.uint8)
+    )
     for cadence, amount in (("eight_day", 10.0), ("sixteen_day", 1.0)):
         count, names = store.shape(cube, f"fine/{cadence}", "values")[0], schema.CADENCES[cadence]
         for k in range(count):
             values = np.stack([amount * found["green"] * (1 - 0.3 * i) for i in range(len(names))], axis=-1)
             values = (values + 0.01 * amount * np.sin(k + x)[..., None]).astype(np.float32)
-            store.write(cube, f"fine/{cadence}", "values", (slice(k, k + 1), rows, cols, slice(0, len(names))), values[None])
+            store.write(
+                cube, f"fine/{cadence}", "values", (slice(k, k + 1), rows, cols, slice(0, len(names))), values[None]
+            )
     for slab in layout.slabs():
         lst = np.stack([lst_of(x, y, found["elevation"], step) for step in range(slab.start, slab.stop)])
         view = np.where(np.isnan(lst), np.nan, 13.5).astype(np.float32)
@@ -169,7 +173,9 @@ def make_model(workspace: Workspace, recipe: config.Recipe) -> None:
 # -- what is timed ------------------------------------------------------------------------------------
 
 
-def do(recipe: config.Recipe, workspace: Workspace, layout: Layout, client: Any, stages: tuple[tuple[str, ...], ...]) -> float:
+def do(
+    recipe: config.Recipe, workspace: Workspace, layout: Layout, client: Any, stages: tuple[tuple[str, ...], ...]
+) -> float:
     """Seconds of downscale and fuse, as several runs of some stages each."""
     plan = plan_of(recipe, layout)
     for stage in ("downscale", "fuse"):
@@ -226,7 +232,9 @@ def main() -> None:
             peak = peak_of(client)
         report = (workspace.finished("downscale") or {})["report"]
         print(f"plan: {report['plan']}")
-        print(f"one pass: {once:.1f} s, {np.prod(layout.grid.shape) * STEPS / once / 1e6:.1f} M cells/s, worker peak {peak} MiB")
+        print(
+            f"one pass: {once:.1f} s, {np.prod(layout.grid.shape) * STEPS / once / 1e6:.1f} M cells/s, worker peak {peak} MiB"
+        )
         print(json.dumps(report["status"]))
         names = [n for n in store.arrays(workspace.maps_path, "") if len(store.shape(workspace.maps_path, "", n)) == 3]
         with cluster.connect("local", 2, recipe.resources.memory_per_worker) as client:

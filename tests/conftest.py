@@ -18,8 +18,16 @@ TINY = Path(__file__).parent / "recipes" / "tiny.yaml"
 PRODUCTS = ("cube.zarr", "samples.parquet", "samples.csv", "models", "maps.zarr", "report")
 
 
-#: Files that take longest: they start first, so that no worker ends alone with one of them.
-LONGEST = ("test_resume.py", "test_pipeline.py", "test_cnn.py", "test_gabp.py", "test_bad_input.py")
+#: Files that take longest: they start first, so that no worker ends alone with one of them. The second needs no `tiny_run`, which
+#: the first makes: of two workers neither waits for it.
+LONGEST = (
+    "test_resume.py",
+    "test_gabp.py",
+    "test_pipeline.py",
+    "test_cnn.py",
+    "test_kernel_cache.py",
+    "test_search.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,13 +38,9 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def out(world, tmp_path_factory):
-    """The tiny world, run in order."""
-    folder = tmp_path_factory.mktemp("tiny")
-    for _, tasks in phases(world, str(folder)):
-        for task in tasks:
-            json.dumps(task.call(*task.args))
-    return folder
+def out(tiny_run):
+    """The tiny world, run in order; nobody writes to it."""
+    return tiny_run / "world"
 
 
 @pytest.fixture(scope="module")
@@ -368,6 +364,8 @@ def test_the_same_bytes_in_any_order(world, out, tmp_path):
             if name != "terrain" or task.key in ("prepare", redone):
                 task.call(*task.args)
     files = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+    files = [p for p in files if p.parts[0] != "ledger"]
+    assert len(files) > 20
     assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
     different = [str(p) for p in files if (out / p).read_bytes() != (tmp_path / p).read_bytes()]
     assert different == []

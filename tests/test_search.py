@@ -10,7 +10,6 @@ import dask
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from distributed import Client, LocalCluster
 from scipy.stats import uniform
 from sklearn.base import BaseEstimator, RegressorMixin, clone
@@ -209,6 +208,8 @@ def test_the_threads_of_the_process_change_nothing(model: BaseEstimator) -> None
 
 
 def test_one_thread_is_one_thread_and_is_put_back() -> None:
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     with one_thread():

@@ -69,5 +69,10 @@ def cost_of(recipe: Recipe) -> Cost:
     return Cost(
         per_cell_step=max(planes + maps + PREDICTING, merging),
         per_cell=FLOAT * (len(still) + around),
-        fixed=SCRATCH + sum(MODEL_BYTES.get(name, max(MODEL_BYTES.values())) for name in recipe.models),
+        fixed=SCRATCH + sum(map(_model_bytes, recipe.models)),
     )
+
+
+def _model_bytes(name: str) -> int:
+    """Of a model, or of a variant of it, whose name begins with the model's."""
+    return next((size for kind, size in MODEL_BYTES.items() if name.startswith(kind)), max(MODEL_BYTES.values()))
