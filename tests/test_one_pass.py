@@ -221,3 +221,27 @@ def test_a_model_of_other_predictors_is_named(made: tuple[Run, Layout], tmp_path
     region = (slice(0, 2), slice(0, 4), slice(0, 4))
     with pytest.raises(InputError, match=r"trained on rain_10d, which the cube does not have: train it in this run"):
         list(prediction.predict(["rf"], made[1].grid.window(*region[1:]), region))
+
+
+def test_every_option_at_once_leaves_no_silent_hole(
+    tiny_run: Path, tiny_recipe: Path, tmp_path: Path, copy_run: Callable[..., Path]
+) -> None:
+    root = copy_run(tiny_run, tmp_path / "run")
+    options = (
+        "systematic: spatial-bias, taper_km: 15, pooling: step, neighbours: 6, negative_weights: zero, exact: true"
+    )
+    recipe = config.read(tiny_recipe, [f"fusion={{{options}, variogram: matern}}", "closure=weighted"])
+    pipeline.run(recipe, Workspace(root), cluster=None, only="fuse", progress=False)
+    maps, report = smscale.open(root).maps.load(), Workspace(root).finished("fuse")["report"]
+    closed = f"soil_moisture_{report['background']}_closed"
+    fused = Status.FUSED_KRIGING | Status.FUSED_IDW | Status.FUSED_MEAN_RESIDUAL
+    for name in FUSED:
+        values, status = maps[name].values, maps[f"status_{name}"].values
+        assert (status[np.isnan(values)] != 0).all()
+        far = np.isfinite(values) & (status & np.uint32(Status.NOT_FUSED) != 0)
+        assert not (status[far] & np.uint32(fused)).any()
+        assert far.any(), "the taper leaves cells as they are"
+        np.testing.assert_array_equal(values[far], maps[closed].values[far])
+        found = report["fields"][name]
+        assert (found["systematic"]["name"], found["taper_km"]) == ("spatial-bias", 15.0)
+    assert report["closure"]["kind"] == "weighted"

@@ -135,10 +135,12 @@ def _walk(
                     moved = False
                     for i in range(count):
                         node = at[i]
-                        below = X[first + i, max(feature[node], 0)] <= threshold[node]
-                        then = left[node] if below else right[node]  # LEAF, both, of a leaf
-                        at[i] = node if then == LEAF else then
-                        moved |= then != LEAF
+                        column = feature[node]
+                        leaf = column < 0  # whatever stands there as its children
+                        below = X[first + i, max(column, 0)] <= threshold[node]
+                        then = left[node] if below else right[node]
+                        at[i] = node if leaf else then
+                        moved |= not leaf
                 for i in range(count):
                     total[first - start + i] += value[at[i]]
         for row in range(start, stop):

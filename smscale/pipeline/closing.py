@@ -22,7 +22,7 @@ from smscale.config import Recipe
 from smscale.fusion.closure import CLOSED, Closure, ClosureError, Sums, block_sums, errors, merge, solve
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
-from smscale.pipeline.maps import model_map, status_of
+from smscale.pipeline.maps import model_map
 from smscale.pipeline.prediction import Region
 from smscale.pipeline.run import Run
 from smscale.workspace import Workspace
@@ -201,11 +201,6 @@ def _merged(closing: Closing, folder: str, keys: Sequence[str], prefix: str = ""
             yield Sums.from_arrays({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
 
     return merge(parts(), closing.coarse)
-
-
-def closed_layers(closing: Closing) -> tuple[str, str]:
-    """The closed map and its status layer."""
-    return closing.map, status_of(closing.map)
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

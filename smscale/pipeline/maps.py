@@ -15,8 +15,6 @@ from smscale.pipeline.layout import Layout
 from smscale.schema import Status
 
 DIMS = ("time", "lat", "lon")
-#: The paper, and what the method is named after.
-REFERENCE = "Chen et al., Remote Sens. 2023, 15, 4451, https://doi.org/10.3390/rs15184451"
 
 
 def model_map(model: str) -> str:
