@@ -15,11 +15,11 @@ from smscale.fusion.fuse import (
     cells_of_points,
     fuse,
     match_times,
-    pooling_groups,
-    solve_residual_field,
 )
 from smscale.fusion.interpolators import InverseDistance, Kriging
+from smscale.fusion.ladder import pooling_groups
 from smscale.fusion.residuals import Difference, Ratio, remove_systematic
+from smscale.fusion.solve import solve_residual_field
 from smscale.fusion.variogram import Variogram, fit_variogram
 from smscale.schema import Status
 

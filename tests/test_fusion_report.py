@@ -21,7 +21,6 @@ from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_levels
 from smscale.fusion.solve import solve_fusion, solve_residual_field
 from smscale.fusion.variogram import Variogram, empirical_variogram
-from smscale.pipeline.fuse import solved_fields
 from smscale.pipeline.fusion_drawing import draw_closure, pooled_steps, variogram_panels
 from smscale.pipeline.fusion_page import closure_section, fusion_section, status_section
 from smscale.pipeline.fusion_scores import (
@@ -37,6 +36,7 @@ from smscale.pipeline.fusion_scores import (
     standardised_left_out,
 )
 from smscale.pipeline.layout import layout_of
+from smscale.pipeline.merging import solved_fields
 from smscale.pipeline.plan import plan_of
 from smscale.pipeline.run import Run
 from smscale.schema import Status

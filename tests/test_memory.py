@@ -78,7 +78,8 @@ from pathlib import Path
 import distributed.worker
 from smscale.grid import Grid
 from smscale.pipeline.downscale import predict_and_merge_block
-from smscale.pipeline.fuse import FUSED, Merging
+from smscale.pipeline.fuse import FUSED
+from smscale.pipeline.merging import Merging
 from smscale.pipeline.prediction import Prediction
 
 def peak():

@@ -22,8 +22,9 @@ from smscale.config import PREDICTORS
 from smscale.errors import InputError, RecipeError
 from smscale.grid import grid_of
 from smscale.models import save_model
-from smscale.pipeline.fuse import Merge, merge_block
+from smscale.pipeline.fuse import Merge
 from smscale.pipeline.layout import Layout, layout_of
+from smscale.pipeline.merging import merge_block
 from smscale.pipeline.plan import plan_of
 from smscale.pipeline.prediction import Prediction
 from smscale.pipeline.run import Run

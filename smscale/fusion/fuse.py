@@ -18,28 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
 from smscale.fusion.field import ResidualField
-from smscale.fusion.ladder import METHODS, Interpolator, as_interpolator, pooling_groups, pooling_levels
+from smscale.fusion.ladder import Interpolator, as_interpolator, pooling_levels
 from smscale.fusion.residuals import Ratio, Residual, as_residual
 from smscale.fusion.scoring import raw_and_debiased
-from smscale.fusion.solve import solve_fusion, solve_residual_field
+from smscale.fusion.solve import solve_fusion
 from smscale.fusion.systematic import check_systematic
 from smscale.grid import Grid
 from smscale.kernels import correction
 from smscale.schema import STEP_COORDINATES, VARIABLES, status_attrs
-
-__all__ = [
-    "BOUNDS",
-    "METHODS",
-    "TOLERANCE",
-    "ResidualField",
-    "apply_residual_field",
-    "cells_of_points",
-    "fuse",
-    "match_times",
-    "pooling_groups",
-    "solve_fusion",
-    "solve_residual_field",
-]
 
 Floats = NDArray[np.float64]
 

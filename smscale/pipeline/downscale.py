@@ -16,9 +16,10 @@ from smscale import store
 from smscale.block_plan import Plan
 from smscale.blocks import Task
 from smscale.grid import Grid
-from smscale.pipeline.fuse import Merge, Merging, ahead, merge_block
+from smscale.pipeline.fuse import Merge, ahead
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.maps import map_template, model_map, status_of, tally, totals
+from smscale.pipeline.merging import Merging, merge_block
 from smscale.pipeline.prediction import Prediction, Region
 from smscale.pipeline.provenance import provenance
 from smscale.pipeline.run import Run

@@ -12,7 +12,6 @@ import pandas as pd
 from smscale import store
 from smscale.block_plan import Plan
 from smscale.evaluate import score_table
-from smscale.pipeline.fuse import solved_fields
 from smscale.pipeline.fusion_scores import (
     AtStations,
     Findings,
@@ -25,6 +24,7 @@ from smscale.pipeline.fusion_scores import (
     side_by_side,
 )
 from smscale.pipeline.layout import Layout
+from smscale.pipeline.merging import solved_fields
 from smscale.pipeline.page import write_page
 from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run

@@ -7,30 +7,29 @@ them (`ahead`). Alone, the stage reads the model's map again; the bytes are the 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from smscale import blocks, store
-from smscale.block_plan import Block, Plan
+from smscale.block_plan import Plan
 from smscale.blocks import Task
 from smscale.config import Fusion
-from smscale.fusion.field import ResidualField, evaluate_each
-from smscale.fusion.fuse import apply_residual_field
+from smscale.fusion.field import ResidualField
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_levels
 from smscale.fusion.residuals import Difference, Ratio, Residual
 from smscale.fusion.scoring import raw_and_debiased
-from smscale.fusion.solve import from_arrays, solve_fusion, to_arrays
-from smscale.grid import Grid
-from smscale.pipeline.closing import Closing, agreement, close, keep_means
+from smscale.fusion.solve import solve_fusion, to_arrays
+from smscale.pipeline.closing import Closing, agreement, close
 from smscale.pipeline.layout import Layout
-from smscale.pipeline.maps import map_template, model_map, status_of, tally, totals
-from smscale.pipeline.prediction import Prediction, Region
+from smscale.pipeline.maps import map_template, model_map, status_of, totals
+from smscale.pipeline.merging import Merging, merge_block
+from smscale.pipeline.prediction import Prediction
 from smscale.pipeline.provenance import provenance
 from smscale.pipeline.run import Run, sealed
 from smscale.pipeline.stations import (
@@ -41,8 +40,7 @@ from smscale.pipeline.stations import (
     station_cells,
     station_names,
 )
-from smscale.schema import Status
-from smscale.workspace import Workspace, remove
+from smscale.workspace import remove
 
 #: The paper's names: geographical difference and ratio analysis.
 PREFIX = {"difference": "gda", "ratio": "gra"}
@@ -50,8 +48,6 @@ PREFIX = {"difference": "gda", "ratio": "gra"}
 FUSED = tuple(f"{prefix}_{how}" for prefix in PREFIX.values() for how in ("kriging", "idw"))
 #: Variance layers of fused maps.
 VARIANCES = tuple(f"{name}_variance" for name in FUSED if name.endswith("kriging"))
-
-Maps = tuple[np.ndarray, np.ndarray]
 
 
 def fuse(run: Run, layout: Layout, plan: Plan) -> dict[str, Any]:
@@ -317,83 +313,8 @@ def _compared(
     }
 
 
-# -- pass two: the maps -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Merging:
-    """What a block of the fusion knows; the solved residuals and closures are read by each worker, by reference.
-
-    solved : fingerprint of them; final : the map whose status is `status`
-    """
-
-    root: str
-    model: str
-    names: tuple[str, ...]
-    variance: bool
-    bounds: tuple[float, float]
-    solved: str
-    final: str
-    closing: Closing | None
-
-
-def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | None = None) -> dict[str, Any]:
-    """All closed and fused maps of one block, from the model's values and status, read where they are not given."""
-    maps = Workspace(Path(merging.root)).maps_path
-    name = model_map(merging.model)
-    if predicted is None:
-        predicted = store.read(maps, "", name, region), store.read(maps, "", status_of(name), region)
-    background, why = predicted
-    closing, written, counts = merging.closing, [], {}
-    means: dict[str, np.ndarray] = {}
-
-    def keep(name: str, values: np.ndarray, status: np.ndarray) -> None:
-        written.append(store.write(maps, "", name, region, values))
-        written.append(store.write(maps, "", status_of(name), region, status))
-        counts[name.removeprefix("soil_moisture_")] = tally(values, status)
-        if name == merging.final:
-            written.append(store.write(maps, "", "status", region, status))
-        if closing is not None and name in (closing.map, merging.final):
-            means[name] = values
-
-    if closing is not None:
-        why = why.copy()
-        background, why, _ = closing.surface(region[0]).apply(background, grid, bounds=merging.bounds, status=why)
-        keep(closing.map, background, why | np.uint32(Status.NOT_FUSED))
-    fields = _fields(merging.root, merging.names, merging.solved)
-    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, region[0])
-    for (name, field), spread in zip(fields.items(), spreads, strict=True):
-        method = field.method[region[0]]
-        values, status, _ = apply_residual_field(background, spread, method, field.residual, merging.bounds)
-        keep(name, values, status | why)
-        if merging.variance and name.endswith("kriging"):
-            variance = field.residual.map_variance(background, field.variance(grid.lon, grid.lat, region[0]))
-            written.append(store.write(maps, "", f"{name}_variance", region, variance))
-    if merging.final == model_map(merging.model):
-        written.append(store.write(maps, "", "status", region, why | np.uint32(Status.NOT_FUSED)))
-    if closing is not None:
-        keep_means(closing, grid, region, Block(*region).key, means)
-    return {"written": written, "counts": counts}
-
-
 def _keep(path: Path, fields: Mapping[str, ResidualField]) -> None:
     arrays = {f"{name}/{part}": array for name, field in fields.items() for part, array in to_arrays(field).items()}
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
     blocks.write_bytes(path, content.getvalue())
-
-
-def solved_fields(root: Path, names: Sequence[str]) -> dict[str, ResidualField]:
-    """The residual fields that a fusion solved, by map."""
-    with np.load(root / "ledger" / "fuse" / "residuals.npz", allow_pickle=False) as kept:
-        arrays = dict(kept)
-    return {
-        name: from_arrays({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
-        for name in names
-    }
-
-
-@lru_cache(maxsize=2)
-def _fields(root: str, names: tuple[str, ...], solved: str) -> dict[str, ResidualField]:
-    """Every way's residual field, read once by each worker."""
-    return solved_fields(Path(root), names) if names else {}
