@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test test-cluster check bench install clean
 .DEFAULT_GOAL := install
 
 $(STAMP): pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -rs -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests
+
+# Real schedulers, hosts, object stores, and kills at random moments: Slurm and root where a test needs them.
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest -q -rs -m cluster tests
 
 check: $(STAMP)
 	$(BIN)/ruff format --check smscale tests benchmarks

@@ -1,0 +1,5 @@
+"""`python -m smscale` is the command line."""
+
+from smscale.cli import entry
+
+entry()
