@@ -3,9 +3,9 @@
 Two scenes are made. "rough": fractal terrain down to single cells with the slope and aspect that follow, coordinates, land
 cover in patches, and per day LST (season, lapse, weather, noise of each cell), NDVI, EVI and ET with noise. "smooth": the
 same over `SMOOTH` cells, with noise in LST alone. The forest has learnt noisy soil moisture at random cells and days.
-scikit-learn predicts one day's table, made beforehand; ours reads planes of one day, or of `DAYS` at once, without and with
-clouds, and a block as the pipeline has them (`BLOCK`, under more clouds). A table of scattered rows (cells and days at random) is
-given to both. All in turns, as many threads as BLAS has (ours) or as named (scikit-learn's).
+scikit-learn predicts one day's table, made beforehand; ours the same table, and planes of one day, or of `DAYS` at once, without
+and with clouds, and a block as the pipeline has them (`BLOCK`, under more clouds). A table of scattered rows (cells and days at
+random) is given to both. All in turns, as many threads as BLAS has (ours) or as named (scikit-learn's).
 treelite, tl2cgen and onnxruntime are slower than scikit-learn here, or take an hour to compile (docs), and are not measured.
 Run: python -m benchmarks forest
 """
@@ -127,7 +127,7 @@ def runs_of(
     runs: dict[str, Callable[[], object]] = {
         "scikit-learn, n_jobs=1": theirs(1),
         "scikit-learn, n_jobs=2": theirs(2),
-        "ours, row by row, one thread": lambda: ours.predict(X),
+        "ours, that table": lambda: ours.predict(X),
         "ours, one day": lambda: ours.predict_planes(first_day(planes)),
         f"ours, {DAYS} days": lambda: ours.predict_planes(planes),
         f"ours, {DAYS} days, cells under clouds": lambda: ours.predict_planes(cloudy),
@@ -146,7 +146,8 @@ def apart(peer: RandomForestRegressor, ours: ForestPredictor) -> None:
             runs[f"scikit-learn, n_jobs={threads}, {name}"] = lambda x=values, n=threads: peer.set_params(
                 n_jobs=n
             ).predict(x)
-    runs[f"ours, {len(X)} scattered rows, one thread"] = lambda: ours.predict(X)
+    runs[f"ours, {len(X)} scattered rows"] = lambda: ours.predict(X)
+    runs["ours, a table of the block's cells"] = lambda: ours.predict(rows)
     runs[f"ours, that block from planes, {OVERCAST:.0%} clouds"] = lambda: ours.predict_planes(planes)
     expected = peer.set_params(n_jobs=1).predict(X).astype(np.float32)
     print(f"\nForest of {TREES} trees; same bits: {np.array_equal(ours.predict(X), expected)}")

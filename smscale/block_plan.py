@@ -6,6 +6,7 @@ workers there are, so that every run of a recipe has the same blocks, the same l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,6 +112,11 @@ class Plan:
         _, rows, cols = self.shape
         return [(r, c) for r in spans(self.sizes[1], rows) for c in spans(self.sizes[2], cols)]
 
+    @property
+    def count(self) -> int:
+        """How many blocks there are; none is made."""
+        return math.prod(_count(n, step) for n, step in zip(self.sizes, self.shape, strict=True))
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """Tile by tile, the slabs of a tile one after another: a worker that keeps what a tile's days share meets it again."""
@@ -118,8 +124,7 @@ class Plan:
 
     def summary(self) -> str:
         """One line for people."""
-        count = len(self.slabs) * len(self.tiles)
-        return f"{count} blocks of {_shape(self.shape)} cells, {_mib(self.predicted)} of {_mib(self.memory)} in each worker"
+        return f"{self.count} blocks of {_shape(self.shape)} cells, {_mib(self.predicted)} of {_mib(self.memory)} in each worker"
 
 
 def plan(

@@ -9,9 +9,9 @@ one record per task, and is not done again. What failed and was tried again is t
 from __future__ import annotations
 
 import errno
+import math
 import os
 import pickle
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -20,13 +20,16 @@ from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import dask
 from tqdm.auto import tqdm
 
+from smscale import heap
 from smscale.errors import RecipeError, SmscaleError, StoreError, TaskError
 from smscale.ledger import Joint, Ledger, Recorded, write_bytes, write_text
+from smscale.places import is_remote, together
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -53,6 +56,10 @@ GRACE_SECONDS = 2.0
 GPU = "GPU"
 #: A GPU's worker that ended may come back so soon; then the CPUs do what waits for it.
 GPU_BACK_SECONDS = 30.0
+#: While nothing lands, the workers are looked at so often.
+LOOK_SECONDS = 2.0
+#: Where no worker is left, others are waited for so long, unless the cluster's profile says otherwise (`smscale.lost-timeout`).
+LOST_SECONDS = 120.0
 
 _DEVICE: ContextVar[str] = ContextVar("device", default="cpu")
 
@@ -148,8 +155,7 @@ def run(
         raise StoreError(f"{label}: two tasks share one key")
     held: dict[str, Any] = {}
     todo = []
-    for task in tasks:
-        record = ledger.record(task)
+    for task, record in ledger.records(tasks):
         if in_memory:
             held[task.key] = None if record is None else record["result"]
         if record is None:
@@ -164,8 +170,8 @@ def run(
         ) as bar,
     ):
         cells, start = 0, time.perf_counter()
-        for task, done in finished:
-            result = _entered(ledger, task, done)
+        entered = together(lambda one: (*one, _entered(ledger, *one)), finished, is_remote(ledger.folder))
+        for task, done, result in entered:
             if in_memory:
                 held[task.key] = result
             if done.failures:
@@ -246,6 +252,7 @@ def _pack(work: Sequence[bytes], where: str = "cpu") -> tuple[list[_Done], Smsca
     They come pickled: a worker that lacks a module then fails in the task, which is told. In dask's own message it would
     break the worker's line to the scheduler, and all would wait.
     """
+    heap.keep_small_arrays()
     until = time.perf_counter() + PACK_SECONDS
     done: list[_Done] = []
     held = _DEVICE.set(where)
@@ -291,14 +298,14 @@ class _Lane:
     flying: int = 0
 
 
-def _require_same(client: Client) -> None:
+def _require_same(client: Client, workers: list[str]) -> None:
     """Refuse workers without this package, or with another version: they would break at the first task, or write other bytes."""
     try:
         ours = version("smscale")
     except PackageNotFoundError:  # from a folder of sources: nothing to compare
         return
-    for address, theirs in client.run(version, "smscale", on_error="return").items():
-        if theirs != ours:
+    for address, theirs in client.run(version, "smscale", workers=workers, on_error="return").items():
+        if theirs != ours and isinstance(theirs, str | PackageNotFoundError):  # one that is gone says nothing
             told = f"smscale {theirs}" if isinstance(theirs, str) else "no smscale"
             raise RecipeError(f"worker {address} has {told}, this process {ours}: install the same there")
 
@@ -308,56 +315,45 @@ def _gpus(workers: Mapping[str, Any]) -> dict[str, int]:
     return {address: int(w.get("resources", {}).get(GPU, 0)) for address, w in workers.items()}
 
 
-def _lanes(client: Client) -> list[_Lane]:
-    """The GPUs, where workers declare any, and the CPUs: workers without a GPU, or all where every one has a GPU."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    gpus = _gpus(workers)
-    plain = [address for address, n in gpus.items() if not n]
-    threads = sum(w["nthreads"] for address, w in workers.items() if address in plain or not plain)
-    cpu = _Lane("cpu", {}, max(2, IN_FLIGHT_PER_THREAD * threads))
-    if not any(gpus.values()):
-        return [cpu]
-    if plain:  # a wish, no must: these may end and others come
-        cpu.how = {"workers": plain, "allow_other_workers": True}
-    return [_Lane("cuda", {"resources": {GPU: 1}}, IN_FLIGHT_PER_GPU * sum(gpus.values())), cpu]
-
-
 class _Window:
     """A moving window of packs on a client's workers.
 
     A worker that dies is blamed on every task that waited on it. Those blamed too often are therefore done once more at
     the end, one by one: the guilty one fails again, and is named. What fails on a GPU, or waits for one that is gone, is
-    done on a CPU.
+    done on a CPU. Workers may come and go: the window is as wide as they can use. Where none is left, or the line to the
+    scheduler broke, it waits for a while for others, and for the line.
     """
 
     def __init__(self, tasks: Sequence[Task], client: Client, ledger: Ledger | Joint, outcome: Outcome) -> None:
-        from distributed import as_completed
-
-        _require_same(client)
         self.client, self.ledger, self.outcome = client, ledger, outcome
-        self.lanes = _lanes(client)
-        mixed = len(self.lanes) > 1
+        #: Workers with a GPU; and those without, or all where every one has a GPU.
+        self.cuda, self.cpu = _Lane("cuda", {}, 0), _Lane("cpu", {}, 2)
+        self.known: set[str] = set()
+        #: Whether workers came or went, or the line to the scheduler broke, since the last look.
+        self.changed, self.broke = True, False
+        #: Since when no worker is there, or no line to the scheduler; and since when no GPU is.
+        self.alone = self.gpus_gone = math.inf
         #: Tasks that wait, by the device that they ask for; a CPU may do all of them where it has workers of its own.
-        self.waiting = {"cpu": deque(t for t in tasks if not (t.gpu and mixed)), "cuda": deque[Task]()}
-        self.waiting["cuda"] += (t for t in tasks if t.gpu and mixed)
+        self.waiting = {"cpu": deque(t for t in tasks if not t.gpu), "cuda": deque(t for t in tasks if t.gpu)}
         self.suspects: deque[Task] = deque()
         self.suspected: set[str] = set()
         self.guilty: list[TaskError] = []
         self.failed: dict[str, str] = {}
         self.refusal: SmscaleError | None = None
-        self.until = 0.0
+        self.until = math.inf
         self.flying: dict[str, tuple[Future, list[Task], _Lane]] = {}
-        self.completed = as_completed()
-        self.pack = {lane.device: 1 for lane in self.lanes}
-        self.timers: list[threading.Timer] = []
+        self.ready: SimpleQueue[str] = SimpleQueue()
+        self.pack = {"cpu": 1, "cuda": 1}
 
     def finished(self) -> _Finished:
         """Tasks as they finish."""
         self.client.subscribe_topic("all", self._heard)
         try:
-            self._fill()
-            while self.flying and self._awaited():
-                future, tasks, lane = self.flying.pop(str(next(self.completed).key))
+            self._look()
+            while self.flying and (key := self._awaited()) is not None:
+                if key not in self.flying:
+                    continue
+                future, tasks, lane = self.flying.pop(key)
                 lane.flying -= 1
                 landed = list(zip(tasks, self._landed(future, tasks, lane), strict=False))
                 if self.refusal is None:
@@ -377,19 +373,22 @@ class _Window:
                 f"the cluster was lost ({type(error).__name__}): run again, finished blocks stay finished"
             ) from error
         finally:
-            for timer in self.timers:
-                timer.cancel()
             if self.client.status == "running":
                 self.client.unsubscribe_topic("all")
                 self.client.cancel([future for future, _, _ in self.flying.values()])
 
-    def _awaited(self) -> bool:
-        """Whether a pack will land; after a refusal, whether it does so soon."""
-        while self.refusal is not None and not self.completed.has_ready():
-            if time.monotonic() > self.until:
-                return False
-            time.sleep(0.01)
-        return True
+    def _awaited(self) -> str | None:
+        """The next pack that lands; None where a refusal has waited long enough."""
+        while True:
+            if self.changed:
+                self._look()
+            wait = min(LOOK_SECONDS, max(self.until - time.monotonic(), 0))
+            try:
+                return self.ready.get(timeout=wait) if wait else self.ready.get_nowait()
+            except Empty:
+                if time.monotonic() >= self.until:
+                    return None
+                self.changed = True
 
     def _refuse(self, error: SmscaleError | None) -> None:
         """Begin nothing more: the first error is the one that is told."""
@@ -397,33 +396,81 @@ class _Window:
             self.refusal, self.until = error, time.monotonic() + GRACE_SECONDS
 
     def _heard(self, event: tuple[float, Any]) -> None:
-        """A worker that ended and had work; the scheduler tells it to every client."""
+        """A worker came, or one ended that had work; the scheduler tells it to every client."""
         _, told = event
-        if isinstance(told, dict) and told.get("action") == "remove-worker":
+        action = told.get("action") if isinstance(told, dict) else None
+        if action == "remove-worker":
             self.outcome.workers_lost += any(key in self.flying for key in told.get("processing-tasks", ()))
-            if len(self.lanes) > 1:
-                self.timers.append(threading.Timer(GPU_BACK_SECONDS, self._without_gpus))
-                self.timers[-1].start()
+        self.changed = self.changed or action in ("add-worker", "remove-worker")
 
-    def _without_gpus(self) -> None:
-        """Where no GPU is left, call back what waits for one: it would wait for ever."""
-        if self.client.status == "running" and not any(
-            _gpus(self.client.scheduler_info(n_workers=-1)["workers"]).values()
-        ):
-            self.lanes[0].most = 0
-            self.client.cancel([future for future, _, lane in list(self.flying.values()) if lane.device == "cuda"])
+    def _look(self) -> None:
+        """Who is there: new workers are checked, the window fits itself to all, and does not wait for ever for any."""
+        self.changed = False
+        try:
+            workers = self._workers()
+        except OSError:  # the line broke just now
+            workers = {}
+        now = time.monotonic()
+        self.alone = min(self.alone, now) if not workers else math.inf
+        patience = float(dask.config.get("smscale.lost-timeout", LOST_SECONDS))
+        if now - self.alone > patience:
+            raise TaskError(
+                f"no worker is left, and none came within {patience:g} s: see their log; run again, finished blocks stay finished"
+            )
+        if workers:
+            self._widen(workers)
+        self.gpus_gone = min(self.gpus_gone, now) if not self.cuda.most else math.inf
+        gone = now - self.gpus_gone > GPU_BACK_SECONDS
+        self._call_back([key for key, (_, _, lane) in self.flying.items() if gone and lane is self.cuda])
+        if self.refusal is None:
+            self._fill()
+
+    def _workers(self) -> Mapping[str, Any]:
+        """Those that the scheduler knows, checked; none while the line to it is broken."""
+        if self.client.status == "connecting":
+            return {}
+        if self.client.status != "running":
+            raise CancelledError
+        found: Mapping[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        if new := [address for address in found if address not in self.known]:
+            _require_same(self.client, new)
+        self.known = set(found)
+        if self.broke:  # the scheduler, maybe another one, knows neither who listens nor what was asked for
+            self.broke = False
+            self.client.subscribe_topic("all", self._heard)
+            self._call_back([key for key in self.flying if key not in self.client.futures])
+        return found
+
+    def _widen(self, workers: Mapping[str, Any]) -> None:
+        """As many packs in flight as these workers can use."""
+        gpus = _gpus(workers)
+        plain = [address for address, n in gpus.items() if not n]
+        threads = sum(w["nthreads"] for address, w in workers.items() if address in plain or not plain)
+        self.cpu.most = max(2, IN_FLIGHT_PER_THREAD * threads)
+        self.cuda.most = IN_FLIGHT_PER_GPU * sum(gpus.values())
+        self.cuda.how = {"resources": {GPU: 1}}
+        # A wish, no must: these may end and others come.
+        self.cpu.how = {"workers": plain, "allow_other_workers": True} if plain and self.cuda.most else {}
+
+    def _call_back(self, keys: Sequence[str]) -> None:
+        """Packs that nobody will do wait again."""
+        for key in keys:
+            future, tasks, lane = self.flying.pop(key)
+            lane.flying -= 1
+            self.waiting[lane.device].extendleft(reversed(tasks))
+            self.client.cancel([future])
 
     def _fill(self) -> None:
-        for lane in self.lanes:
+        for lane in (self.cuda, self.cpu):
             while lane.flying < lane.most and (queue := self._queue(lane)):
                 self._submit([queue.popleft() for _ in range(min(self.pack[lane.device], len(queue)))], lane)
         if self.suspects and not self.flying:
-            self._submit([self.suspects.popleft()], self.lanes[-1])
+            self._submit([self.suspects.popleft()], self.cpu)
 
     def _queue(self, lane: _Lane) -> deque[Task]:
         """Where a lane takes its next tasks from."""
         own, other = self.waiting[lane.device], self.waiting["cuda"]
-        return other if not own and (lane.how.get("workers") or not self.lanes[0].most) else own
+        return other if not own and (lane.how.get("workers") or not self.cuda.most) else own
 
     def _submit(self, tasks: list[Task], lane: _Lane) -> None:
         from distributed.protocol.pickle import dumps
@@ -433,7 +480,7 @@ class _Window:
         future = self.client.submit(_pack, work, lane.device, pure=False, key=key, **lane.how)
         self.flying[key] = future, tasks, lane
         lane.flying += 1
-        self.completed.add(future)
+        future.add_done_callback(lambda done: self.ready.put(str(done.key)))
 
     def _landed(self, future: Future, tasks: list[Task], lane: _Lane) -> list[_Done]:
         """Results of a pack's first tasks; the others wait again."""
@@ -450,10 +497,11 @@ class _Window:
                 self.suspects.extend(tasks)
                 self.failed.update((task.key, "its worker ended") for task in tasks)
             return []
+        except CancelledError:  # the line to the scheduler broke
+            self.waiting[lane.device].extendleft(reversed(tasks))
+            self.changed = self.broke = True
+            return []
         except Exception as error:
-            if isinstance(error, CancelledError) and not lane.most:
-                self.waiting["cuda"].extendleft(reversed(tasks))
-                return []
             if self._lost(error):
                 raise
             if lane.device == "cpu":
@@ -480,7 +528,7 @@ class _Window:
         return _Done(done.result, done.seconds, done.failures + 1, done.failure or why)
 
     def _lost(self, error: Exception) -> bool:
-        return self.client.status != "running" or isinstance(error, CancelledError)
+        return self.client.status not in ("running", "connecting") or isinstance(error, CancelledError)
 
 
 def _failure(task: Task, error: Exception, ledger: Ledger | Joint) -> SmscaleError:

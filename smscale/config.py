@@ -17,12 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from smscale import schema
 from smscale.errors import RecipeError
+
+if TYPE_CHECKING:
+    from smscale.places import Place
 
 MODELS = ("gabp", "cnn", "rf", "xgb")
 SplitName = Literal["random", "time-block", "space-block", "station-block", "space-time"]
@@ -305,7 +308,7 @@ class _NoRepeats(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Place) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
         values = yaml.load(path.read_text(), _NoRepeats)  # a SafeLoader

@@ -48,7 +48,7 @@ def export(
     ----------
     what : as `available` lists them, or "final"
     form : geotiff (one file a step), netcdf (one a month), csv (one table; needs points or polygons)
-    out : folder; W/exports/WHAT if not given
+    out : folder; W/exports/WHAT if not given, of an object store under the current folder
     period : first and last local day, or "A,B"
     region : west, south, east, north in degrees, or "W,S,E,N": the cells that it touches
     points : CSV with id, lon, lat
@@ -64,7 +64,8 @@ def export(
     if (form == "csv") != (points is not None or polygons is not None) or (points is not None and polygons is not None):
         raise RecipeError("--format csv needs one of --points FILE and --polygons FILE; other formats take neither")
     chosen = cut(layer(workspace, what), _period(period), _region(region))
-    folder = out or workspace.root / "exports" / chosen.name.replace("/", "_")
+    beside = workspace.root if isinstance(workspace.root, Path) else Path(workspace.root.name)
+    folder = out or beside / "exports" / chosen.name.replace("/", "_")
     if form == "geotiff":
         return write_geotiffs(chosen, folder, progress)
     if form == "netcdf":

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from smscale import schema, store, store_inspection
 from smscale.errors import InputError, StoreError
 from smscale.grid import grid_of
+from smscale.places import Place
 from smscale.receipts import stages
 from smscale.store_inspection import Array
 from smscale.verify import STORES, THREADS
@@ -47,7 +47,7 @@ COUNTED = {"time", "year", "lat", "lon", "variable"}
 class Facts:
     """What a workspace holds, as plain values."""
 
-    root: Path
+    root: Place
     about: dict[str, Any]
     arrays: tuple[dict[str, Any], ...]
     coverage: tuple[dict[str, Any], ...]
@@ -104,7 +104,7 @@ def _report(workspace: Workspace, stage: str) -> dict[str, Any]:
     return (workspace.finished(stage) or {}).get("report") or {}
 
 
-def _size(folder: Path) -> tuple[int, int]:
+def _size(folder: Place) -> tuple[int, int]:
     sizes = [p.stat().st_size for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
     return sum(sizes), len(sizes)
 
@@ -148,7 +148,8 @@ def _stations(workspace: Workspace) -> int | None:
 
 def _samples(workspace: Workspace) -> int | None:
     try:
-        return int(parquet.read_metadata(workspace.samples_path).num_rows)
+        with workspace.samples_path.open("rb") as file:
+            return int(parquet.read_metadata(file).num_rows)
     except (OSError, ValueError):
         return None
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from smscale.places import Place, Remote, is_remote, read_many, remove, remove_all, write_bytes, write_text
+
+__all__ = ["Joint", "Ledger", "Recorded", "write_bytes", "write_text"]
+
+#: Records that are read together where one is asked for, in an object store: the next ones are asked for next.
+AHEAD = 256
 
 
 class Named(Protocol):
@@ -22,15 +26,26 @@ class Named(Protocol):
     def fingerprint(self) -> str: ...
 
 
+Task = TypeVar("Task", bound=Named)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """What is finished in one stage: a JSON record per task in a folder."""
 
-    folder: Path
+    folder: Place
 
     def record(self, task: Named) -> dict[str, Any] | None:
         """The record of a finished task; None where it is not finished, or was made from something else."""
         return self._record(task.key, task.fingerprint)
+
+    def records(self, tasks: Sequence[Task], listed: bool = True) -> Iterator[tuple[Task, dict[str, Any] | None]]:
+        """Each task with its record, in order: in an object store many are read at a time, and none that no list of them names.
+
+        Without `listed` none is asked for: for a few tasks that are likely to be there.
+        """
+        found = self._records([(task.key, task.fingerprint) for task in tasks], listed)
+        return zip(tasks, found, strict=True)
 
     def enter(self, task: Named, result: Any, seconds: float, failures: int = 0, failure: str = "") -> Any:
         """Enter a finished task; the record appears whole or not at all. The result comes back as a later run will read it.
@@ -42,26 +57,32 @@ class Ledger:
     def forget(self, prefix: str = "") -> None:
         """Remove the records of all tasks whose keys begin so."""
         if not prefix:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.folder)
         elif self.folder.is_dir():
-            for record in self.folder.glob(f"{prefix.replace('/', '.')}*.json"):
-                record.unlink(missing_ok=True)
+            remove_all(self.folder.glob(f"{prefix.replace('/', '.')}*.json"))
 
     def keep_only(self, keys: Collection[str]) -> int:
         """Remove the records of all other tasks, as of blocks that were planned with another extent; how many there were."""
-        kept, removed = {self._path(key).name for key in keys}, 0
-        for record in self.folder.glob("[!.]*.json"):
-            if record.name not in kept:
-                record.unlink(missing_ok=True)
-                removed += 1
-        return removed
+        kept = {self._name(key) for key in keys}
+        return remove_all(record for record in self.folder.glob("[!.]*.json") if record.name not in kept)
 
     def _record(self, key: str, fingerprint: str) -> dict[str, Any] | None:
         try:
-            record = json.loads(self._path(key).read_bytes())
-        except (FileNotFoundError, ValueError):
+            return _parsed(self._path(key).read_bytes(), fingerprint)
+        except FileNotFoundError:
             return None
-        return record if isinstance(record, dict) and record.get("fingerprint") == fingerprint else None
+
+    def _records(self, wanted: Sequence[tuple[str, str]], listed: bool) -> Iterator[dict[str, Any] | None]:
+        """Records by key and fingerprint."""
+        if not isinstance(self.folder, Remote):
+            yield from (self._record(*one) for one in wanted)
+            return
+        there = {r.name for r in self.folder.glob("*.json")} if listed else {self._name(key) for key, _ in wanted}
+        held = [one for one in wanted if self._name(one[0]) in there]
+        contents = read_many((self._path(key) for key, _ in held), remote=True)
+        for key, fingerprint in wanted:
+            content = next(contents) if self._name(key) in there else None
+            yield None if content is None else _parsed(content, fingerprint)
 
     def _enter(self, key: str, fingerprint: str, result: Any, seconds: float, failures: int, failure: str) -> Any:
         record = {"key": key, "fingerprint": fingerprint, "seconds": round(seconds, 3), "result": result}
@@ -71,8 +92,20 @@ class Ledger:
         write_text(self._path(key), text)
         return json.loads(text)["result"]
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key.replace('/', '.')}.json"
+    def _path(self, key: str) -> Place:
+        return self.folder / self._name(key)
+
+    @staticmethod
+    def _name(key: str) -> str:
+        return f"{key.replace('/', '.')}.json"
+
+
+def _parsed(content: bytes, fingerprint: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.get("fingerprint") == fingerprint else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +123,7 @@ class Joint:
     parts: Mapping[str, tuple[Ledger, str]]
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """Of the first part."""
         return next(iter(self.parts.values()))[0].folder
 
@@ -103,6 +136,18 @@ class Joint:
                 return None
             results[name] = record["result"]
         return {"key": task.key, "result": results}
+
+    def records(self, tasks: Sequence[Task], listed: bool = True) -> Iterator[tuple[Task, dict[str, Any] | None]]:
+        """Each task with its records as one, in order; see `Ledger.records`."""
+        if not is_remote(self.folder):
+            yield from ((task, self.record(task)) for task in tasks)
+            return
+        parts = [ledger._records([(task.key, fp) for task in tasks], listed) for ledger, fp in self.parts.values()]
+        for task, found in zip(tasks, zip(*parts, strict=True), strict=True):
+            whole = {
+                name: record["result"] for name, record in zip(self.parts, found, strict=True) if record is not None
+            }
+            yield task, {"key": task.key, "result": whole} if len(whole) == len(self.parts) else None
 
     def enter(self, task: Named, result: Any, seconds: float, failures: int = 0, failure: str = "") -> Any:
         """Enter every part. Time and failures stand with the first, so that sums over the stages are true."""
@@ -119,14 +164,24 @@ class Joint:
 
 
 class Recorded(Mapping[str, Any]):
-    """Results of finished tasks by key, in the order of the tasks, read from the ledger when asked: none is held."""
+    """Results of finished tasks by key, in the order of the tasks, read from the ledger when asked: none is held.
+
+    Of an object store the next few in that order come with the one that is asked for.
+    """
 
     def __init__(self, tasks: Sequence[Named], ledger: Ledger | Joint) -> None:
         self._tasks = {task.key: task for task in tasks}
         self._ledger = ledger
+        self._ahead: dict[str, Any] = {}
+        self._places = {key: i for i, key in enumerate(self._tasks)} if is_remote(ledger.folder) else {}
 
     def __getitem__(self, key: str) -> Any:
-        record = self._ledger.record(self._tasks[key])
+        task = self._tasks[key]
+        if self._places and key not in self._ahead:
+            first = self._places[key]
+            some = list(islice(self._tasks.values(), first, first + AHEAD))
+            self._ahead = {one.key: record for one, record in self._ledger.records(some, listed=False)}
+        record = self._ahead.pop(key) if self._places else self._ledger.record(task)
         if record is None:
             raise KeyError(key)
         return record["result"]
@@ -136,23 +191,3 @@ class Recorded(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._tasks)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{hashlib.blake2b(content, digest_size=4).hexdigest()}")
-    try:
-        try:
-            temporary.write_bytes(content)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

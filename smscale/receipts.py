@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from smscale.places import Place, is_remote, read_many
 from smscale.workspace import Workspace
 
 #: Stages from first to last: where two wrote the same part of an array, the later one's receipt holds.
@@ -39,7 +39,7 @@ class Receipts:
 
     holding: tuple[Written, ...]
     superseded: tuple[Written, ...]
-    unreadable: tuple[tuple[str, Path], ...]
+    unreadable: tuple[tuple[str, Place], ...]
 
     def of(self, store: str, array: str) -> list[Written]:
         """Receipts of one array."""
@@ -49,7 +49,7 @@ class Receipts:
 def stages(workspace: Workspace) -> list[str]:
     """Stages that the ledger knows, from first to last."""
     ledger = workspace.root / "ledger"
-    known = {p.name for p in ledger.iterdir() if p.is_dir()} | {
+    known = {p.name for p in ledger.glob("*") if p.is_dir()} | {
         p.name.removesuffix(".json").removesuffix(".prepared") for p in ledger.glob("*.json")
     }
     known.discard("recipe")
@@ -66,8 +66,9 @@ def read_receipts(workspace: Workspace) -> Receipts:
     holding: dict[tuple[str, str, Region], Written] = {}
     superseded, unreadable = [], []
     for stage in stages(workspace):
-        for path in sorted((workspace.root / "ledger" / stage).glob("*.json")):
-            record = _read(path)
+        files = sorted((workspace.root / "ledger" / stage).glob("*.json"))
+        for path, content in zip(files, read_many(files, is_remote(workspace.root)), strict=True):
+            record = _parsed(content or b"")
             if record is None:
                 unreadable.append((stage, path))
                 continue
@@ -78,11 +79,11 @@ def read_receipts(workspace: Workspace) -> Receipts:
     return Receipts(tuple(holding.values()), tuple(superseded), tuple(unreadable))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _parsed(content: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(content)
         return record if isinstance(record, dict) and "key" in record else None
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 

@@ -13,7 +13,8 @@ import json
 import uuid
 import warnings
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, WrapperStore
+from zarr.storage import LocalStore, ObjectStore, WrapperStore
 
-from smscale import shards
+from smscale import places, shards
 from smscale.errors import InputError, StoreError
 from smscale.kernels.nans import one_nan
+from smscale.places import Place, Remote, told
 
 METADATA = "zarr.json"
 UNFINISHED = "unfinished.json"
@@ -43,11 +45,52 @@ _COMPRESSOR = ZstdCodec(level=2)
 Receipt = dict[str, Any]
 
 
-def base(url: str | Path) -> Store:
-    """The Zarr store at a directory or an object-store URL."""
-    if "://" in str(url):
-        return FsspecStore.from_url(str(url))
-    return LocalStore(Path(url))
+def base(url: str | Place) -> Store:
+    """The Zarr store at a directory or an s3:// URL."""
+    where = places.place(url)
+    return (
+        _Remote(ObjectStore(places.zarr_root(where)), where)
+        if isinstance(where, Remote)
+        else LocalStore(Path(str(where)))
+    )
+
+
+class _Remote(WrapperStore[Store]):
+    """A store in a bucket, whose refusals are told in one line."""
+
+    def __init__(self, store: Store, where: Remote) -> None:
+        super().__init__(store)
+        self._where = where
+
+    def _with_store(self, store: Store) -> _Remote:
+        return _Remote(store, self._where)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        with told(self._where / key):
+            return await self._store.get(key, prototype or default_buffer_prototype(), byte_range)
+
+    async def exists(self, key: str) -> bool:
+        with told(self._where / key):
+            return await self._store.exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        with told(self._where / key):
+            await self._store.set(key, value)
+
+    async def delete(self, key: str) -> None:
+        with told(self._where / key):
+            await self._store.delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        with told(self._where / prefix):
+            await self._store.delete_dir(prefix)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        with told(self._where / prefix):
+            async for name in self._store.list_dir(prefix):
+                yield name
 
 
 class _Unfinished(WrapperStore[Store]):
@@ -88,7 +131,7 @@ class _Unfinished(WrapperStore[Store]):
 
 
 def create(
-    url: str | Path,
+    url: str | Place,
     group: str,
     template: xr.Dataset,
     chunks: Mapping[str, int],
@@ -114,19 +157,28 @@ def create(
     encoding = {name: _layout(variable, chunks, shards) for name, variable in template.variables.items()}
     for name in template.variables:
         _delete(base(url), f"{group}/{name}" if group else str(name))
-    template.to_zarr(
-        _Unfinished(base(url)),  # type: ignore[arg-type]
-        group=group,
-        mode="a",
-        compute=False,
-        consolidated=False,
-        zarr_format=3,
-        encoding={name: e for name, e in encoding.items() if name in template.variables},
-        safe_chunks=False,
-    )
+    with _among_unfinished():
+        template.to_zarr(
+            _Unfinished(base(url)),  # type: ignore[arg-type]
+            group=group,
+            mode="a",
+            compute=False,
+            consolidated=False,
+            zarr_format=3,
+            encoding={name: e for name, e in encoding.items() if name in template.variables},
+            safe_chunks=False,
+        )
 
 
-def extend(url: str | Path, group: str, tail: xr.Dataset, dim: str = "time") -> None:
+@contextmanager
+def _among_unfinished() -> Iterator[None]:
+    """Quiet of what is not told to readers: unfinished arrays, and empty folders that some object stores go on listing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Object at .* is not recognized")
+        yield
+
+
+def extend(url: str | Place, group: str, tail: xr.Dataset, dim: str = "time") -> None:
     """Make the arrays of a group longer along a dimension, hidden until `publish`: readers see the old length until then.
 
     Parameters
@@ -137,32 +189,34 @@ def extend(url: str | Path, group: str, tail: xr.Dataset, dim: str = "time") -> 
     tail = tail.assign_coords({n: v.astype(object) for n, v in tail.coords.items() if v.dtype.kind == "U"})
     for variable in tail.variables.values():
         variable.encoding.clear()
-    tail.to_zarr(
-        _Unfinished(base(url)),  # type: ignore[arg-type]
-        group=group,
-        mode="a",
-        append_dim=dim,
-        compute=False,
-        consolidated=False,
-        safe_chunks=False,
-    )
+    with _among_unfinished():
+        tail.to_zarr(
+            _Unfinished(base(url)),  # type: ignore[arg-type]
+            group=group,
+            mode="a",
+            append_dim=dim,
+            compute=False,
+            consolidated=False,
+            safe_chunks=False,
+        )
 
 
-def groups(url: str | Path) -> list[str]:
+def groups(url: str | Place) -> list[str]:
     """Paths of the groups that hold arrays, finished or not."""
     root = zarr.open_group(store=_Unfinished(base(url)), mode="r")
-    return sorted(
-        {path.rpartition("/")[0] for path, item in root.members(max_depth=None) if isinstance(item, zarr.Array)}
-    )
+    with _among_unfinished():
+        members = root.members(max_depth=None)
+    return sorted({path.rpartition("/")[0] for path, item in members if isinstance(item, zarr.Array)})
 
 
-def arrays(url: str | Path, group: str) -> list[str]:
+def arrays(url: str | Place, group: str) -> list[str]:
     """Names of the arrays of a group, finished or not."""
     found = zarr.open_group(store=_Unfinished(base(url)), path=group, mode="r")
-    return sorted(name for name, _ in found.arrays())
+    with _among_unfinished():
+        return sorted(name for name, _ in found.arrays())
 
 
-def discard(url: str | Path, group: str) -> None:
+def discard(url: str | Place, group: str) -> None:
     """Forget what was begun on the finished arrays of a group (`extend`, `create`) and never published."""
     store = base(url)
     for name in sync(_members(store, group)):
@@ -171,7 +225,7 @@ def discard(url: str | Path, group: str) -> None:
             sync(store.delete(f"{path}/{UNFINISHED}"))
 
 
-def shape(url: str | Path, group: str, name: str, unfinished: bool = True) -> tuple[int, ...]:
+def shape(url: str | Place, group: str, name: str, unfinished: bool = True) -> tuple[int, ...]:
     """Shape of one array, as it will be published, or as it is (`unfinished=False`); empty where there is none."""
     store = _Unfinished(base(url)) if unfinished else base(url)
     try:
@@ -210,7 +264,7 @@ def _layout(variable: xr.Variable, chunks: Mapping[str, int], shards: Mapping[st
     return encoding
 
 
-def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], values: np.ndarray) -> Receipt:
+def write(url: str | Place, group: str, name: str, region: tuple[slice, ...], values: np.ndarray) -> Receipt:
     """Write whole shards of one array, finished or not; a receipt for the ledger comes back: where, and the checksum of the values.
 
     Raises
@@ -236,14 +290,14 @@ def write(url: str | Path, group: str, name: str, region: tuple[slice, ...], val
     return _receipt(url, _path(group, name), region, values, array.shape)
 
 
-def receipt(url: str | Path, group: str, name: str) -> Receipt:
+def receipt(url: str | Place, group: str, name: str) -> Receipt:
     """A receipt for a small array that `create` wrote whole."""
     values = read(url, group, name)
     return _receipt(url, _path(group, name), (slice(None),) * values.ndim, values, values.shape)
 
 
 def _receipt(
-    url: str | Path, path: str, region: tuple[slice, ...], values: np.ndarray, shape: tuple[int, ...]
+    url: str | Place, path: str, region: tuple[slice, ...], values: np.ndarray, shape: tuple[int, ...]
 ) -> Receipt:
     return {
         "store": str(url).rstrip("/").rpartition("/")[2],
@@ -253,29 +307,34 @@ def _receipt(
     }
 
 
-def _document(url: str | Path, path: str) -> tuple[str, int, int]:
-    """What tells one state of an array's metadata from another: which document holds, its size, when it was written."""
-    for name in (UNFINISHED, METADATA) if "://" not in str(url) else ():
+def _document(url: str | Place, path: str) -> tuple[str, int, int, str]:
+    """What tells one state of an array's metadata from another: which document holds, its size, when it was written, its tag."""
+    where = places.place(url) / path
+    files = where.files() if isinstance(where, Remote) else None
+    for name in (UNFINISHED, METADATA):
         try:
-            found = (Path(url) / path / name).stat()
-            return name, found.st_size, found.st_mtime_ns
+            if files is None:
+                found = (where / name).stat()
+                return name, found.st_size, found.st_mtime_ns, ""
+            if name in files:
+                return name, files[name].st_size, files[name].st_mtime_ns, files[name].tag
         except FileNotFoundError:
             continue
-    return "", 0, 0
+    return "", 0, 0, ""
 
 
 @lru_cache(maxsize=64)
-def _kept(url: str, path: str, document: tuple[str, int, int]) -> zarr.Array:
+def _kept(url: str, path: str, document: tuple[str, int, int, str]) -> zarr.Array:
     return zarr.open_array(store=_Unfinished(base(url)), path=path, mode="r+")
 
 
-def _opened(url: str, path: str, document: tuple[str, int, int]) -> zarr.Array:
+def _opened(url: str, path: str, document: tuple[str, int, int, str]) -> zarr.Array:
     """An array to write to; kept open while its metadata stay the same, where that can be told."""
     return (_kept if document[0] else _kept.__wrapped__)(url, path, document)
 
 
 def _write_shards(
-    url: str | Path, array: zarr.Array, region: tuple[slice, ...], values: np.ndarray, level: int
+    url: str | Place, array: zarr.Array, region: tuple[slice, ...], values: np.ndarray, level: int
 ) -> None:
     """Write whole shards without zarr's pipeline, which takes several times as long for chunks of this size."""
     spans = [part.indices(size)[:2] for part, size in zip(region, array.shape, strict=True)]
@@ -290,17 +349,16 @@ def _write_shards(
         _put(url, f"{array.path}/{array.metadata.encode_chunk_key(place)}".lstrip("/"), encoded)
 
 
-def _put(url: str | Path, key: str, content: bytes | None) -> None:
+def _put(url: str | Place, key: str, content: bytes | None) -> None:
     """Write an object whole, or remove it where there is nothing to write."""
-    if "://" in str(url):
-        store = base(url)
-        buffer = default_buffer_prototype().buffer
-        sync(store.delete(key) if content is None else store.set(key, buffer.from_bytes(content)))
+    path = places.place(url) / key
+    if isinstance(path, Remote) and content is not None:
+        path.write_bytes(content)
         return
-    path = Path(url) / key
     if content is None:
         path.unlink(missing_ok=True)
         return
+    assert isinstance(path, Path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # swept as zarr's own are
     try:
@@ -313,13 +371,13 @@ def _put(url: str | Path, key: str, content: bytes | None) -> None:
         raise
 
 
-def read(url: str | Path, group: str, name: str, region: tuple[slice, ...] = ()) -> np.ndarray:
+def read(url: str | Place, group: str, name: str, region: tuple[slice, ...] = ()) -> np.ndarray:
     """Values of one array, finished or not."""
     array = _opened(str(url), _path(group, name), _document(url, _path(group, name)))
     return np.asarray(array[region] if region else array[...])
 
 
-def publish(url: str | Path, group: str, names: Sequence[str] | None = None) -> None:
+def publish(url: str | Place, group: str, names: Sequence[str] | None = None) -> None:
     """Make the arrays of a group visible, then the group, then the groups above it.
 
     `names` limits the arrays (coordinates included where named); without it, all of the group.
@@ -347,7 +405,7 @@ async def _publish(store: Store, path: str) -> None:
         await store.delete(hidden)
 
 
-def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Dataset:
+def open_group(url: str | Place, group: str, unfinished: bool = False) -> xr.Dataset:
     """A finished group as a lazy Dataset.
 
     Raises
@@ -357,10 +415,7 @@ def open_group(url: str | Path, group: str, unfinished: bool = False) -> xr.Data
     """
     store = _Unfinished(base(url)) if unfinished else base(url)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Object at .* is not recognized"
-            )  # unfinished arrays beside finished ones
+        with _among_unfinished():
             found = xr.open_zarr(store, group=group or None, chunks=None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
             found = found.assign_coords({n: _in_memory(c) for n, c in found.coords.items() if c.ndim <= 1})
             return found.assign({n: v.chunk(_shards_of(v)) for n, v in found.data_vars.items()})
@@ -385,17 +440,18 @@ def _in_memory(coordinate: xr.DataArray) -> xr.DataArray:
     )
 
 
-def exists(url: str | Path, group: str, name: str = "") -> bool:
+def exists(url: str | Place, group: str, name: str = "") -> bool:
     """Whether a group, or an array of it, is finished."""
     path = _path(group, name) if name else group
     return bool(sync(base(url).exists(f"{path}/{METADATA}" if path else METADATA)))
 
 
-def sweep(url: str | Path) -> int:
+def sweep(url: str | Place) -> int:
     """Remove what a killed writer left behind (zarr's `*.partial` files); how many there were."""
-    if "://" in str(url) or not Path(url).is_dir():
+    where = places.place(url)
+    if isinstance(where, Remote) or not where.is_dir():  # an object is there whole or not at all
         return 0
-    leftovers = list(Path(url).rglob("*.partial"))
+    leftovers = list(where.rglob("*.partial"))
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
@@ -417,7 +473,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def remove(url: str | Path, group: str) -> None:
+def remove(url: str | Place, group: str) -> None:
     """Remove a group, or an array, and all that is in it."""
     _delete(base(url), group)
 

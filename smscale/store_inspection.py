@@ -9,15 +9,14 @@ import hashlib
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from smscale.errors import StoreError
+from smscale.places import Place, walk
 from smscale.store import METADATA, UNFINISHED
 
 #: Bytes read at once for a file's checksum.
@@ -38,7 +37,7 @@ class Array:
     finished : whether readers see it
     """
 
-    store: Path
+    store: Place
     path: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
@@ -81,12 +80,12 @@ class Array:
         """Whether it only labels others: at most one dimension, and no data of its own."""
         return len(self.shape) < 2
 
-    def file(self, index: Sequence[int]) -> Path:
+    def file(self, index: Sequence[int]) -> Place:
         """Path of one chunk's or shard's file."""
         key = self.separator.join(["c", *map(str, index)])
         return self.store / self.path / key
 
-    def files(self, region: Sequence[Sequence[int]]) -> Iterator[tuple[Path, tuple[slice, ...]]]:
+    def files(self, region: Sequence[Sequence[int]]) -> Iterator[tuple[Place, tuple[slice, ...]]]:
         """Files that a region ([start, stop] along each axis) touches, each with the part of the array that it holds."""
         spans = [
             range(start // size, max(-(-stop // size), start // size + 1))
@@ -106,15 +105,11 @@ class Array:
 
     def on_disk(self) -> tuple[int, int]:
         """Bytes and number of its files, its metadata document included."""
-        sizes = [
-            os.path.getsize(Path(folder) / name)
-            for folder, _, names in os.walk(self.store / self.path)
-            for name in names
-        ]
+        sizes = [path.stat().st_size for path in (self.store / self.path).rglob("*") if path.is_file()]
         return sum(sizes), len(sizes)
 
 
-def read_array(store: Path, path: str) -> Array:
+def read_array(store: Place, path: str) -> Array:
     """An array's layout, finished or not; where it is being made longer, the longer one.
 
     Raises
@@ -136,7 +131,7 @@ def read_array(store: Path, path: str) -> Array:
     raise StoreError(f"{store / path / METADATA}: is missing, so the array's chunks cannot be read")
 
 
-def arrays(store: Path) -> Iterator[Array]:
+def arrays(store: Place) -> Iterator[Array]:
     """Every array of a store, by path.
 
     Raises
@@ -148,27 +143,27 @@ def arrays(store: Path) -> Iterator[Array]:
         yield read_array(store, path)
 
 
-def array_paths(store: Path) -> list[str]:
+def array_paths(store: Place) -> list[str]:
     """Paths of every array of a store that has a metadata document which is not a group's."""
     found = set()
-    for folder, folders, names in os.walk(store):
+    for folder, folders, names in walk(store):
         if "c" in folders:
             folders.remove("c")  # chunks: no documents below
         if METADATA in names or UNFINISHED in names:
-            document = Path(folder) / (UNFINISHED if UNFINISHED in names else METADATA)
+            document = folder / (UNFINISHED if UNFINISHED in names else METADATA)
             if not _is_group(document):
-                found.add(Path(folder).relative_to(store).as_posix())
+                found.add(folder.relative_to(store).as_posix())
     return sorted(found)
 
 
-def _is_group(document: Path) -> bool:
+def _is_group(document: Place) -> bool:
     try:
         return json.loads(document.read_text()).get("node_type") == "group"
     except (OSError, ValueError, AttributeError):
         return document.parent.name in ("", ".") or any(p.is_dir() and p.name != "c" for p in document.parent.iterdir())
 
 
-def _array(store: Path, path: str, document: dict[str, Any], finished: bool) -> Array:
+def _array(store: Place, path: str, document: dict[str, Any], finished: bool) -> Array:
     if document["node_type"] != "array":
         raise ValueError("it describes a group")
     outer = tuple(map(int, document["chunk_grid"]["configuration"]["chunk_shape"]))
@@ -212,7 +207,7 @@ def _codec(codecs: Sequence[dict[str, Any]]) -> str:
     return ", ".join(names) or "none"
 
 
-def file_checksum(path: Path) -> str:
+def file_checksum(path: Place) -> str:
     """BLAKE2b-128 of a file's bytes."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
@@ -221,11 +216,10 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def small_files(store: Path, group: str = "") -> list[Path]:
+def small_files(store: Place, group: str = "") -> list[Place]:
     """Files of a group that no receipt covers: metadata documents, and the chunks of coordinates."""
     found = []
-    for folder, folders, names in os.walk(store / group if group else store):
-        here = Path(folder)
+    for here, folders, names in walk(store / group if group else store):
         documents = [here / name for name in names if name == METADATA]
         found += documents
         if "c" in folders:

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 
 from smscale import store, store_inspection
 from smscale.errors import SmscaleError, StoreError
+from smscale.places import Place, Unreachable, folder_to_read
 from smscale.receipts import Receipts, Written, rank, read_receipts, stages
 from smscale.store_inspection import Array
 from smscale.workspace import Workspace, remove
@@ -75,7 +75,7 @@ class Defect:
 class Verification:
     """What was checked, what is wrong, and what nothing is known about."""
 
-    root: Path
+    root: Place
     blocks: int
     bytes_read: int
     files: int
@@ -187,7 +187,7 @@ def _in_threads(
             yield from (future.result() for future in done)
 
 
-def _bad_record(workspace: Workspace, stage: str, path: Path) -> Defect:
+def _bad_record(workspace: Workspace, stage: str, path: Place) -> Defect:
     where = _relative(workspace, path)
     return Defect(
         "record", where, "the ledger record cannot be read: its block counts as not done", (where,), stage, path.name
@@ -254,6 +254,8 @@ def _block(workspace: Workspace, layout: Array, written: Written) -> tuple[Defec
     absent = [path for path, _ in files if not path.is_file()]
     try:
         values = _read(layout, tuple(slice(*part) for part in written.region))
+    except Unreachable:
+        raise
     except Exception:  # whatever a codec raises on broken bytes
         broken = [path for path, part in files if path.is_file() and not _decodes(layout, part)]
         what = "cannot be decoded, truncated or altered"
@@ -273,12 +275,14 @@ def _read(layout: Array, region: tuple[slice, ...]) -> np.ndarray:
 def _decodes(layout: Array, region: tuple[slice, ...]) -> bool:
     try:
         _read(layout, region)
+    except Unreachable:
+        raise
     except Exception:
         return False
     return True
 
 
-def _blame(workspace: Workspace, layout: Array, written: Written, kind: str, what: str, files: list[Path]) -> Defect:
+def _blame(workspace: Workspace, layout: Array, written: Written, kind: str, what: str, files: list[Place]) -> Defect:
     region = ", ".join(f"{d} {a}:{b}" for d, (a, b) in zip(layout.dims, written.region, strict=True))
     names = tuple(_relative(workspace, path) for path in files)
     where = f"{written.store}/{written.array}"
@@ -335,6 +339,8 @@ def _loose(layout: Array) -> str:
         if not layout.is_coordinate:
             for part in parts:
                 _read(layout, part)
+    except Unreachable:
+        raise
     except Exception:
         return "cannot be decoded, truncated or altered"
     if layout.name in ORDERED and len(layout.shape) == 1 and layout.dims[0] in (layout.name, "lat", "lon"):
@@ -361,7 +367,7 @@ def _stage_of(name: str, path: str) -> str:
 def _files(workspace: Workspace) -> tuple[list[Defect], int]:
     """Samples, models, report and whatever the stages recorded a checksum of."""
     defects, count = [], 0
-    told: set[Path] = set()
+    told: set[Place] = set()
     for stage in stages(workspace):
         done = workspace.finished(stage)
         if done is None:
@@ -377,7 +383,9 @@ def _files(workspace: Workspace) -> tuple[list[Defect], int]:
     return defects, count
 
 
-def _expected(workspace: Workspace, stage: str, report: dict[str, Any]) -> Iterator[tuple[Path, Callable[[Path], str]]]:
+def _expected(
+    workspace: Workspace, stage: str, report: dict[str, Any]
+) -> Iterator[tuple[Place, Callable[[Place], str]]]:
     """Files that a finished stage leaves, each with how it is checked; a check returns what is wrong."""
     if stage == "match":
         yield workspace.samples_path, lambda path: _table(path, report.get("samples"))
@@ -388,8 +396,6 @@ def _expected(workspace: Workspace, stage: str, report: dict[str, Any]) -> Itera
         names |= set(workspace.recipe.get("models") or ()) if not workspace.recipe.get("recovery") else set()
         for name in sorted(names):
             yield workspace.model(name), _model
-    elif stage == "fuse" and (workspace.root / "ledger" / "fuse" / "residuals.npz").exists():
-        yield workspace.root / "ledger" / "fuse" / "residuals.npz", _archive
     elif stage == "evaluate":
         yield workspace.report / "index.html", _page
         yield workspace.report / "metrics.json", _json
@@ -397,53 +403,50 @@ def _expected(workspace: Workspace, stage: str, report: dict[str, Any]) -> Itera
         yield workspace.root / name, lambda path, wanted=checksum: _same(path, wanted)  # type: ignore[misc]
 
 
-def _wrong(path: Path, check: Callable[[Path], str]) -> str:
+def _wrong(path: Place, check: Callable[[Place], str]) -> str:
     """What is wrong with a file; empty where nothing is."""
     if not path.exists():
         return "is missing"
     try:
         return check(path)
+    except Unreachable:
+        raise
     except (OSError, ValueError, KeyError, pa.ArrowException, zipfile.BadZipFile, SmscaleError) as error:
         return f"cannot be read ({_one_line(error).replace(f'{path.parent}/', '')})"
 
 
-def _table(path: Path, rows: int | None) -> str:
-    with parquet.ParquetFile(path) as file:
+def _table(path: Place, rows: int | None) -> str:
+    with path.open("rb") as content, parquet.ParquetFile(content) as file:
         found = sum(file.read_row_group(i).num_rows for i in range(file.num_row_groups))
     return "" if rows is None or found == rows else f"holds {found} rows, stage match wrote {rows}"
 
 
-def _rows(path: Path, rows: int | None) -> str:
+def _rows(path: Place, rows: int | None) -> str:
     with path.open("rb") as file:
         found = sum(1 for _ in file) - 1
     return "" if rows is None or found == rows else f"holds {found} rows, stage match wrote {rows}"
 
 
-def _model(folder: Path) -> str:
+def _model(folder: Place) -> str:
     from smscale.models.artefact import load
 
-    load(folder)  # checks SHA-256 of weights and record
+    with folder_to_read(folder) as here:
+        load(here)  # checks SHA-256 of weights and record
     return ""
 
 
-def _archive(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
-    return f"{broken} in it is altered" if broken else ""
-
-
-def _page(path: Path) -> str:
+def _page(path: Place) -> str:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 1024))
         return "" if b"</html>" in file.read() else "is truncated"
 
 
-def _json(path: Path) -> str:
+def _json(path: Place) -> str:
     json.loads(path.read_text())
     return ""
 
 
-def _same(path: Path, checksum: str) -> str:
+def _same(path: Place, checksum: str) -> str:
     return "" if store_inspection.file_checksum(path) == checksum else "holds other bytes than were written"
 
 
@@ -506,11 +509,11 @@ def _clear(workspace: Workspace, defect: Defect) -> None:
     if defect.kind == "file":
         remove(workspace.root / defect.where)
         if defect.stage == "train":
-            name = Path(defect.where).name
+            name = defect.where.rpartition("/")[2]
             (workspace.root / "ledger" / "train" / f"fit.{name}.json").unlink(missing_ok=True)
 
 
-def _relative(workspace: Workspace, path: Path) -> str:
+def _relative(workspace: Workspace, path: Place) -> str:
     return path.relative_to(workspace.root).as_posix() if path.is_relative_to(workspace.root) else str(path)
 
 

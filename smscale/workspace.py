@@ -1,13 +1,11 @@
-"""A workspace: the directory that a run fills, and `smscale.open`, which shows what is in it."""
+"""A workspace: the directory, or the prefix of an object store, that a run fills, and `smscale.open`, which shows what is in it."""
 
 from __future__ import annotations
 
-import fcntl
+import io
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,35 +15,51 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from smscale import schema, store
-from smscale.blocks import Ledger, write_text
+from smscale import claims, schema, store
 from smscale.errors import StoreError
+from smscale.ledger import Ledger
+from smscale.places import Place, folder_to_write, place, reach, remove, write_text
+
+__all__ = ["NEWEST", "OVERPASS", "PRODUCTS", "Workspace", "open_workspace", "remove"]
 
 
 @dataclass(frozen=True)
 class Workspace:
     """Where everything of one run lies (DESIGN of the workspace: docs/data-contracts.md)."""
 
-    root: Path
+    root: Place
+
+    @classmethod
+    def at(cls, where: str | Place) -> Workspace:
+        """That of a folder's path or an s3:// URL, as tasks carry it."""
+        return cls(place(where))
 
     @property
-    def cube(self) -> Path:
+    def cube(self) -> Place:
         return self.root / "cube.zarr"
 
     @property
-    def maps_path(self) -> Path:
+    def maps_path(self) -> Place:
         return self.root / "maps.zarr"
 
     @property
-    def samples_path(self) -> Path:
+    def samples_path(self) -> Place:
         return self.root / "samples.parquet"
 
-    def model(self, name: str) -> Path:
+    def model(self, name: str) -> Place:
         return self.root / "models" / name
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Place:
         return self.root / "report"
+
+    def model_to_write(self, name: str) -> AbstractContextManager[Path]:
+        """A folder of this machine that becomes a model's; its record goes last."""
+        return folder_to_write(self.model(name), last=("model.json",))
+
+    def report_to_write(self) -> AbstractContextManager[Path]:
+        """A folder of this machine that becomes the report's; the page goes last: where it is, the report is whole."""
+        return folder_to_write(self.report, last=("metrics.json", "index.html"))
 
     def ledger(self, stage: str) -> Ledger:
         return Ledger(self.root / "ledger" / stage)
@@ -68,8 +82,10 @@ class Workspace:
 
     def entered(self, stage: str) -> int:
         """When a stage was entered as finished, nanoseconds; 0 where it is not."""
-        path = self.root / "ledger" / f"{stage}.json"
-        return path.stat().st_mtime_ns if path.is_file() else 0
+        try:
+            return (self.root / "ledger" / f"{stage}.json").stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
 
     def base(self, stage: str) -> str:
         """Fingerprint of what the blocks of a stage share, as they were made last; empty where there is none."""
@@ -94,7 +110,7 @@ class Workspace:
         write_text(self.root / "ledger" / f"{stage}.prepared.json", json.dumps(record))
 
     @staticmethod
-    def _json(path: Path) -> dict[str, Any] | None:
+    def _json(path: Place) -> dict[str, Any] | None:
         try:
             return json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -102,25 +118,8 @@ class Workspace:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the workspace: a second run is refused. The claim ends with the process, however it ends."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock_file = (self.root / ".lock").open("a+")
-        except OSError as error:
-            raise StoreError(
-                f"{self.root}: cannot be used as a workspace ({error.strerror}): name a folder that can be written"
-            ) from None
-        with lock_file as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise StoreError(
-                    f"{self.root} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, or name another --workspace"
-                ) from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-            lock.flush()
+        """Hold the workspace: a second run is refused. The claim ends with the process, however it ends (`claims`)."""
+        with claims.held(self.root):
             try:
                 yield
             finally:
@@ -129,10 +128,10 @@ class Workspace:
     def _leave_nothing(self) -> None:
         """Remove a workspace in which nothing was begun: a run that was refused leaves no claim behind."""
         ledger = self.root / "ledger"
-        if {p.name for p in self.root.iterdir()} <= {".lock", "ledger"}:
-            if ledger.is_dir() and {p.name for p in ledger.iterdir()} <= {"recipe.json"}:
-                shutil.rmtree(ledger)
-            if not ledger.exists():
+        if {p.name for p in self.root.glob("*")} <= {".lock", "ledger"}:
+            if ledger.is_dir() and {p.name for p in ledger.glob("*")} <= {"recipe.json"}:
+                remove(ledger)
+            if isinstance(self.root, Path) and not ledger.exists():
                 (self.root / ".lock").unlink(missing_ok=True)
                 self.root.rmdir()
 
@@ -181,7 +180,8 @@ class Workspace:
     @property
     def samples(self) -> pd.DataFrame:
         """The matched training table."""
-        return pd.read_parquet(self.samples_path)
+        path = self.samples_path
+        return pd.read_parquet(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -226,23 +226,16 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder; nothing where there is none."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def open_workspace(workspace: str | Path) -> Workspace:
-    """Open a workspace.
+    """Open a workspace: a folder, or s3://bucket/prefix with the credentials of the environment.
 
     Raises
     ------
     StoreError
-        if the directory holds no run.
+        if it holds no run, or if the object store does not answer.
     """
-    found = Workspace(Path(workspace))
+    found = Workspace.at(workspace)
+    reach(found.root)
     _ = found.recipe
     return found
 

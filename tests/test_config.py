@@ -91,7 +91,7 @@ def test_workspace_that_cannot_be_made_is_named(
     (tmp_path / "file").write_text("")
     for workspace, expected in (
         (tmp_path / "file" / "w", "cannot be used as a workspace"),
-        ("s3://bucket/w", "object stores are not supported yet"),
+        ("gs://bucket/w", "expected a folder or s3://bucket/prefix"),
     ):
         assert cli.main(["run", str(recipe), "--workspace", str(workspace)]) == 2
         error = capsys.readouterr().err

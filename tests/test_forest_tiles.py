@@ -1,4 +1,4 @@
-"""Forests from planes: the bits of scikit-learn with one thread and of our own walk row by row, whatever the tiles."""
+"""Forests: the bits of scikit-learn with one thread and of a plain walk, from planes and tables, whatever the pieces."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ def planes(shape: tuple[int, int, int], kind: str = "smooth", seed: int = 2) -> 
     return [p.astype(np.float32) for p in (x, y, static, daily, rng.normal(size=(days, 1, 1)))]
 
 
+def walked(model: ForestPredictor, X: np.ndarray) -> np.ndarray:
+    """(n,) float32: every row by itself down each tree, leaves added in the order of the trees."""
+    total = np.zeros(len(X))
+    for root in model.root[:-1]:
+        node = np.full(len(X), root)
+        while (inner := model.feature[node] >= 0).any():
+            below = X[np.arange(len(X)), np.maximum(model.feature[node], 0)] <= model.threshold[node]
+            node = np.where(inner, np.where(below, model.left[node], model.right[node]), node)
+        total += model.value[node]
+    return (total / (len(model.root) - 1)).astype(np.float32)
+
+
 def rows(fields: list[np.ndarray]) -> np.ndarray:
     """(n, k) of all cells."""
     return np.stack([p.ravel() for p in np.broadcast_arrays(*fields)], axis=1)
@@ -63,19 +75,35 @@ def test_planes_give_the_bits_of_scikit_learn(settings: dict, kind: str) -> None
 )
 def test_any_shape_and_border_gives_the_bits_of_rows(shape: tuple[int, int, int]) -> None:
     model, fields = flat(grown()), planes(shape)
-    np.testing.assert_array_equal(model.predict_planes(fields).ravel(), model.predict(rows(fields)))
+    np.testing.assert_array_equal(model.predict_planes(fields).ravel(), walked(model, rows(fields)))
 
 
-@pytest.mark.parametrize("block", [(1, 8, 8), (3, 8, 16), (2, 24, 40), (64, 128, 128)])
+@pytest.mark.parametrize("piece", [(1, 8, 8), (3, 5, 16), (2, 24, 40), (64, 128, 128)])
 @pytest.mark.parametrize("days", [1, 5, 7])
-def test_blocks_and_days_beside_change_no_bit(
-    block: tuple[int, int, int], days: int, monkeypatch: pytest.MonkeyPatch
+def test_pieces_and_days_beside_change_no_bit(
+    piece: tuple[int, int, int], days: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, fields = flat(grown()), planes((7, 50, 45))
-    monkeypatch.setattr(forest_tiles, "block_of", lambda _: block)
+    monkeypatch.setattr(forest_tiles, "PIECE", piece)
+    monkeypatch.setattr(forest_tiles, "TOGETHER", 1000)
     found = model.predict_planes(fields)
-    np.testing.assert_array_equal(found.ravel(), model.predict(rows(fields)))
+    np.testing.assert_array_equal(found.ravel(), walked(model, rows(fields)))
     np.testing.assert_array_equal(model.predict_planes([p[:days] for p in fields]), found[:days])
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 9000])
+def test_a_table_gives_the_bits_of_scikit_learn_and_of_a_plain_walk(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scattered rows, of which no two need be alike; 9 000 are run in parts."""
+    forest = grown(max_features=0.5)
+    X = np.random.default_rng(5).normal(size=(count, PLANES)).astype(np.float32)
+    monkeypatch.setattr(forest_tiles, "TOGETHER", 1 << 12)
+    found = flat(forest).predict(X)
+    assert found.shape == (count,)
+    np.testing.assert_array_equal(found, walked(flat(forest), X))
+    if count:
+        np.testing.assert_array_equal(found, forest.predict(X).astype(np.float32))
 
 
 def test_missing_and_infinite_cells_are_nan_and_change_no_neighbour() -> None:

@@ -17,10 +17,13 @@ from smscale import config, pipeline
 from smscale.errors import InputError
 from smscale.evaluate import Figure, Section, Table, fusion_figures, write_report
 from smscale.evaluate.palette import colour_of, label_of
+from smscale.evaluate.report import spelled
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_levels
+from smscale.fusion.scoring import error_sums, standardised_left_out
 from smscale.fusion.solve import solve_fusion, solve_residual_field
 from smscale.fusion.variogram import Variogram, empirical_variogram
+from smscale.pipeline import fusion_page
 from smscale.pipeline.fusion_drawing import draw_closure, pooled_steps, variogram_panels
 from smscale.pipeline.fusion_page import closure_section, fusion_section, status_section
 from smscale.pipeline.fusion_scores import (
@@ -33,10 +36,8 @@ from smscale.pipeline.fusion_scores import (
     left_out,
     measurement_variance,
     side_by_side,
-    standardised_left_out,
 )
 from smscale.pipeline.layout import layout_of
-from smscale.pipeline.merging import solved_fields
 from smscale.pipeline.plan import plan_of
 from smscale.pipeline.run import Run
 from smscale.schema import Status
@@ -173,7 +174,6 @@ def test_each_station_and_value_is_left_out_for_its_first_reason():
 
 def test_standardised_errors_of_the_right_model_have_a_root_mean_square_of_one(network):
     errors = standardised_left_out(solve_residual_field(*network, Kriging(VARIOGRAM)))
-    errors = errors[np.isfinite(errors)]
     # 2 160 errors, correlated within a step: about 3 % of sampling noise
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(1.0, abs=0.08)
     twice = standardised_left_out(solve_residual_field(network[0], 2 * network[1], Kriging(VARIOGRAM)))
@@ -215,7 +215,9 @@ def test_calibration_at_held_out_stations_counts_kriging_and_measurement_varianc
     spread = np.concatenate([field.variance(x[[0]], x[[1]]).reshape(1, -1) for x in coords])
     stations = at(0.3 + values, ground, held=held, gda_kriging=fused)
     stations.variances["gda_kriging"] = spread
-    rows = calibration(stations, {"gda_kriging": field}).set_index("stations")
+    rows = calibration(
+        stations, {"gda_kriging": field}, {"gda_kriging": error_sums(standardised_left_out(field))}
+    ).set_index("stations")
     assert rows.loc["held out", "n"] == np.isfinite(values[:12]).sum()
     # the true model: 1 and 68 %, of some 650 errors that share their neighbours
     assert rows["standardised"].tolist() == pytest.approx([1.0, 1.0], abs=0.15)
@@ -334,6 +336,14 @@ def test_there_is_no_section_where_there_is_nothing(tiny_recipe):
     assert not closure_section(recipe, nothing, []).parts
 
 
+@pytest.mark.parametrize(("by", "told"), [("kriging", False), ("idw", True), ("mean", True)])
+def test_a_map_whose_bias_field_states_no_variance_is_named(by, told):
+    record = {"name": "spatial-bias", "by": by, "stations": 3, "mean": 0.01, "mean_variance": 0.0}
+    fields = {name: {"systematic": record, "variograms": {}} for name in ("gda_kriging", "gda_idw")}
+    (table,) = fusion_page._systematic(fields)
+    assert ("difference, kriging: the bias field is by" in table.note) == told
+
+
 def test_status_counts_cells_that_have_a_value_without_stations():
     models = {"cells": 1000, "status": {"rf": {"valid": 600, "no_lst": 400}}}
     fused = {"status": {"gda_idw": {"valid": 600, "no_lst": 400, "fused_idw": 450, "not_fused": 550}}}
@@ -385,7 +395,6 @@ def test_run_page_tells_of_the_fusion(tiny_run: Path):
         "fusion-variance.png",
     ):
         assert f"figures/{name}" in page
-    assert list(solved_fields(tiny_run, FUSED)) == list(FUSED)
 
 
 def test_closure_is_told_as_the_arrays_have_it(
@@ -393,7 +402,7 @@ def test_closure_is_told_as_the_arrays_have_it(
 ):
     root = copy_run(tiny_run, tmp_path / "run", without=("report",))
     chosen = ["closure=weighted", "fusion.residuals=[difference]", "fusion.interpolators=[idw]", "fusion.taper_km=15"]
-    recipe = pipeline._with_region(config.read(tiny_recipe, chosen))
+    recipe = pipeline.with_region(config.read(tiny_recipe, chosen))
     pipeline.run(recipe, Workspace(root), cluster=None, only="fuse", progress=False)
     order = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
     run, layout = Run(recipe, Workspace(root), order, progress=False), layout_of(recipe)
@@ -420,6 +429,11 @@ def test_closure_is_told_as_the_arrays_have_it(
         *([fused["final"]] * (fused["final"] == "gda_idw")),
     ]
     assert means.rows[1]["root mean square"] < means.rows[0]["root mean square"]
+    own = fused["status"][f"{best}_closed"]
+    assert 0 <= own["held_by_limit"] < own["valid"] == np.isfinite(closed).sum()
+    assert (
+        f"holds back the correction of {spelled(own['held_by_limit'])} of {spelled(own['valid'])} cells" in states.note
+    )
 
     (table,) = status_section(run.report("downscale"), fused).parts
     row = table.rows.set_index("source").loc["gda_idw"]

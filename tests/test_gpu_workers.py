@@ -1,4 +1,7 @@
-"""Workers that declare a GPU do what can use one; the others help, and do what fails there. (The GPU is declared, not there.)"""
+"""Workers that declare a GPU do what can use one; the others help, and do what fails there.
+
+The GPU is declared, not there: torch's CPU stands in for it, but where there is one.
+"""
 
 import threading
 import time
@@ -6,12 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from distributed import Client, Scheduler, SpecCluster, Worker
+from made_networks import TOLERANCE
 
-from smscale import blocks
+from smscale import blocks, config, pipeline, store
 from smscale.blocks import Ledger, Task
 from smscale.errors import InputError
+from smscale.models import load_model, on_device
+from smscale.pipeline.downscale import downscale
+from smscale.pipeline.fuse import fuse
+from smscale.pipeline.layout import layout_of
+from smscale.pipeline.plan import plan_of
+from smscale.pipeline.prediction import GPU_MODELS
+from smscale.pipeline.run import Run
+from smscale.verify import verify
+from smscale.workspace import Workspace
 
 running = threading.Semaphore(1)
 
@@ -100,3 +115,63 @@ def test_no_gpu_declared_means_cpu(tmp_path: Path) -> None:
         assert set(blocks.run(some(where, 3), Ledger(tmp_path / "b"), client, progress=False).results.values()) == {
             "cpu"
         }
+
+
+def test_models_that_send_blocks_to_gpus_are_those_that_predict_there(tiny_run: Path) -> None:
+    workspace = Workspace(tiny_run)
+    models = {name: load_model(workspace.model(name)).model for name in ("gabp", "cnn", "rf", "xgb")}
+    assert {name for name, model in models.items() if hasattr(model, "on_device")} == GPU_MODELS
+
+
+def assert_same_maps(found: Path, expected: Path) -> None:
+    """Every model's map and every fused one, to the stated tolerance; what trees say, and every status, exactly."""
+    names = [f"soil_moisture_{name}" for name in ("gabp", "cnn", "rf", "xgb")]
+    for name in [*names, "uncertainty", "gda_kriging", "gra_kriging", "gda_idw", "gra_idw"]:
+        exactly = name.endswith(("_rf", "_xgb"))
+        values, held = (store.read(run / "maps.zarr", "", name, (slice(None),) * 3) for run in (found, expected))
+        np.testing.assert_allclose(values, held, rtol=0, atol=0 if exactly else TOLERANCE, err_msg=name)
+        assert np.isfinite(values).any(), name
+    for name in (*names, "gda_kriging"):
+        name = "status_" + name.removeprefix("soil_moisture_")
+        values, held = (store.read(run / "maps.zarr", "", name, (slice(None),) * 3) for run in (found, expected))
+        np.testing.assert_array_equal(values, held, name)
+
+
+def test_a_run_on_gpu_and_cpu_gives_the_maps_of_a_cpu_and_goes_on_without_the_gpu(
+    tmp_path: Path, tiny_run: Path, tiny_recipe: Path, copy_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, asked, placed = copy_run(tiny_run, tmp_path / "run"), [], on_device.placed
+
+    def stand_in(device: str) -> torch.device | None:
+        asked.append(device)
+        return placed(device) if torch.cuda.is_available() else torch.device("cpu")
+
+    monkeypatch.setattr(on_device, "placed", stand_in)
+    workspace, recipe = Workspace(root), pipeline.with_region(config.read(tiny_recipe))
+    layout = layout_of(recipe)
+    plan = plan_of(recipe, layout)
+    order = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
+
+    def make_maps(client: Client | None) -> None:
+        run = Run(recipe, workspace, order, ("downscale", "fuse"), client, progress=False)
+        downscale(run, layout, plan)
+        fuse(run, layout, plan)
+
+    keys = [block.key for block in plan.blocks]
+    workspace.forget("fuse")
+    workspace.forget("downscale")
+    with workers(1, 0) as client:
+        make_maps(client)
+    assert 2 <= len(asked) < 2 * len(keys), "both took part: a block asks for each of its two networks"
+    assert set(asked) == {"cuda"}
+    assert_same_maps(root, tiny_run)
+
+    ledger = workspace.ledger("downscale")
+    assert ledger.keep_only(keys[::2])
+    for stage in ("fuse", "downscale"):
+        workspace.unfinish(stage)
+    asked.clear()
+    make_maps(None)
+    assert not asked
+    assert_same_maps(root, tiny_run)
+    assert not verify(workspace).defects

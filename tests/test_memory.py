@@ -13,8 +13,10 @@ import xarray as xr
 
 from smscale import config, schema, store
 from smscale.block_plan import PROCESS_BYTES, TORCH_BYTES
+from smscale.fusion.solve import pose
 from smscale.grid import Grid
-from smscale.pipeline.plan import SCRATCH, cost_of
+from smscale.pipeline.plan import SCRATCH, SYSTEM, cost_of, station_cost
+from smscale.pipeline.solved import keep_posed
 from smscale.simulate.modis_files import granule_name, write_lst
 from smscale.workspace import Workspace
 
@@ -140,3 +142,63 @@ def test_block_of_maps_keeps_to_the_memory_that_was_planned(tiny_recipe: Path, t
     assert 0.7 * PROCESS_BYTES < measured["before"] < 1.05 * PROCESS_BYTES
     assert 0 < measured["torch"] < TORCH_BYTES
     assert measured["before"] + measured["block"] < PROCESS_BYTES + cost_of(recipe).of(STEPS, SIDE, SIDE)
+
+
+STATIONS = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from smscale.fusion.field import evaluate_each
+from smscale.pipeline.solved import fields_at, solve_slab
+
+WAYS = "gda_kriging", "gda_idw"
+
+def resident(name):
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith(name)).split()[1]) * 1024
+
+def peak(work):
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+def block(root, steps):
+    fields = fields_at(root, WAYS, slice(0, steps), "")
+    axes = np.linspace(100, 100.3, 30), np.linspace(31, 30.7, 30)
+    for (name, field), _ in zip(fields.items(), evaluate_each(list(fields.values()), *axes)):
+        if name.endswith("kriging"):
+            field.variance(*axes)
+
+few, many = sys.argv[1:]
+for name in WAYS:
+    solve_slab(few, name, 0, "")
+block(few, 4)
+solving = peak(lambda: solve_slab(many, WAYS[0], 0, ""))
+solve_slab(many, WAYS[1], 0, "")
+print(json.dumps({"solving": solving, "short": peak(lambda: block(many, 8)), "long": peak(lambda: block(many, 40))}))
+"""
+
+
+def posed_network(root: Path, stations: int, steps: int) -> None:
+    """Differences of so many stations, half of them silent at a step, to be solved by kriging and by inverse distance."""
+    rng = np.random.default_rng(0)
+    coords = np.column_stack([rng.uniform(75, 130, stations), rng.uniform(20, 50, stations)])
+    ground = np.where(rng.random((stations, steps)) < 0.5, np.nan, 0.25)
+    seen = 0.25 + 0.03 * rng.normal(size=(stations, 1)) + 0.03 * rng.normal(size=(stations, steps))
+    for interpolator in ("kriging", "idw"):
+        keep_posed(root, f"gda_{interpolator}", pose(coords, seen, ground, "difference", interpolator))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of resident memory is read from /proc")
+def test_stations_keep_to_the_memory_that_was_planned(tiny_recipe: Path, tmp_path: Path) -> None:
+    posed_network(tmp_path / "few", 40, 4)
+    posed_network(tmp_path / "many", 800, 40)
+    command = [sys.executable, "-c", STATIONS, str(tmp_path / "few"), str(tmp_path / "many")]
+    measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    recipe = config.read(tiny_recipe, ["fusion.residuals=[difference]", "fusion.holdout_unit=record"])
+    cost = station_cost(recipe, 800)
+    # planned for factors in float64; those of a good condition are float32
+    assert 0.5 * cost.per_step < (measured["long"] - measured["short"]) / 32 < 1.15 * cost.per_step
+    assert 0.3 * SYSTEM * 800**2 < measured["solving"] < 1.1 * SYSTEM * 800**2
+    assert measured["long"] < cost.of(40, 0, 0)

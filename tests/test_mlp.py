@@ -112,8 +112,9 @@ def test_a_cell_does_not_depend_on_where_it_stands() -> None:
     np.testing.assert_array_equal(mlp.predict_planes(list(x.T), *network), whole)
 
 
+@pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("masked", [0.05, 0.85, 1.0])
-def test_masked_cells_are_skipped_whatever_they_hold(masked: float) -> None:
+def test_masked_cells_are_skipped_whatever_they_hold(masked: float, bounded: bool) -> None:
     """The bits of a table of the other cells alone, with numbers and poison in what is masked, over several slabs."""
     network, rng = random_network(6, 9), np.random.default_rng(3)
     shape = (3, 170, 331)
@@ -123,12 +124,26 @@ def test_masked_cells_are_skipped_whatever_they_hold(masked: float) -> None:
     full[0][hidden] = np.nan
     full[1][hidden & (rng.random(shape) < 0.5)] = np.inf
     full[2][hidden & (rng.random(shape) < 0.5)] = -3e38
-    found = mlp.predict_planes([row, full[0], column, full[1], 0.25, full[2]], *network)
+    bounds = {"shift": rng.normal(size=6), "lower": np.full(6, -0.8), "upper": np.full(6, 1.1)} if bounded else {}
+    found = mlp.predict_planes([row, full[0], column, full[1], 0.25, full[2]], *network, **bounds)
     views = np.broadcast_arrays(row, full[0], column, full[1], 0.25, full[2])
     table = np.stack([view[~hidden] for view in views], axis=1)
-    np.testing.assert_array_equal(found[~hidden], mlp.predict(table, *network))
+    np.testing.assert_array_equal(found[~hidden], mlp.predict(table, *network, **bounds))
     assert np.isnan(found[hidden]).all()
     assert np.isfinite(found[~hidden]).all()
+
+
+@pytest.mark.parametrize("columns", [1, 63, 64, 65, 127, 500])
+def test_runs_of_masked_cells_may_begin_and_end_anywhere(columns: int) -> None:
+    """Whole words of bits, parts of them and runs over their borders, in rows of any width, from planes of any layout."""
+    network, rng = random_network(3, 4), np.random.default_rng(6)
+    full = rng.normal(size=(3, 40, columns)).astype(np.float32)
+    first, length = rng.integers(0, columns, (2, 40, 1))
+    hidden = (np.arange(columns) >= first) & (np.arange(columns) < first + length)
+    full[1][hidden] = np.nan
+    expected = np.where(hidden, np.nan, reference(full.reshape(3, -1).T, network).reshape(40, columns))
+    for planes in (list(full), [full[0].T.copy().T, full[1], full[2, :, ::-1].copy()[:, ::-1]]):
+        np.testing.assert_allclose(mlp.predict_planes(planes, *network), expected, atol=2e-5)
 
 
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ FUSED = ("gda_kriging", "gda_idw", "gra_kriging", "gra_idw")
 @pytest.fixture(scope="module")
 def made(tiny_run: Path, tiny_recipe: Path) -> tuple[Run, Layout]:
     """The finished tiny run, as its stages see it."""
-    recipe = pipeline._with_region(config.read(tiny_recipe))
+    recipe = pipeline.with_region(config.read(tiny_recipe))
     order = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
     return Run(recipe, Workspace(tiny_run), order, progress=False), layout_of(recipe)
 
@@ -204,13 +204,16 @@ def test_what_was_solved_is_solved_again_where_its_file_is_lost(
     pipeline.run(recipe, Workspace(root), cluster=None, only="fuse", progress=False)
     before, solved = map_digests(root), Workspace(root).finished("fuse")
     Workspace(root).unfinish("fuse")
-    (root / "ledger" / "fuse" / "residuals.npz").unlink()
+    (root / "ledger" / "fuse" / "fields" / "gra_idw" / "solved-0.npz").unlink()
     shutil.rmtree(root / "ledger" / "fuse" / "closure", ignore_errors=True)
     next((root / "ledger" / "fuse").glob("0+*.json")).unlink()
     pipeline.run(recipe, Workspace(root), cluster=None, only="fuse", progress=False)
     assert map_digests(root) == before
     assert Workspace(root).finished("fuse") == solved
     assert not verify(Workspace(root)).defects
+    kept = root / "ledger" / "fuse" / "fields" / "gra_idw" / "posed-0.npz"
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert [defect.where for defect in verify(Workspace(root)).defects] == ["ledger/fuse/fields/gra_idw/posed-0.npz"]
 
 
 def test_a_model_of_other_predictors_is_named(made: tuple[Run, Layout], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from smscale.errors import InputError
 from smscale.fusion.interpolators import Kriging
 from smscale.fusion.residuals import Difference, Ratio
 from smscale.fusion.scoring import raw_and_debiased
-from smscale.fusion.solve import from_arrays, solve_fusion, to_arrays
+from smscale.fusion.solve import from_shared, pose, shared_arrays, solve_fusion
 from smscale.fusion.systematic import (
     MIN_CDF_PAIRS,
     QUANTILES,
@@ -383,12 +383,12 @@ def test_plain_arrays_bring_the_same_field_back(tmp_path, systematic, interpolat
     coords = np.vstack([coords, coords[:1], [[np.nan, 30.0]]])
     observed, background = np.vstack([observed, observed[5:7]]), np.vstack([background, background[5:7]])
     labels = np.array([["a", "b"] * 10, ["c"] * 20])
-    field = solve_fusion(
-        coords, observed, background, Ratio(floor=0.03), interpolator, systematic, labels, taper_km=150.0
-    )
-    np.savez(tmp_path / "field.npz", **to_arrays(field))
+    posed = pose(coords, observed, background, Ratio(floor=0.03), interpolator, systematic, labels, taper_km=150.0)
+    field = posed.solve()
+    np.savez(tmp_path / "field.npz", **shared_arrays(posed))
     with np.load(tmp_path / "field.npz", allow_pickle=False) as arrays:
-        again = from_arrays(dict(arrays))
+        shared = from_shared(dict(arrays))
+    again = shared.given(posed.residuals, posed.models.index).solve(field.daily.dual())
     lon, lat = np.linspace(98, 108, 12), np.linspace(34, 26, 9)
     assert np.array_equal(again.evaluate(lon, lat), field.evaluate(lon, lat), equal_nan=True)
     assert np.array_equal(again.variance(lon, lat), field.variance(lon, lat), equal_nan=True)
@@ -396,6 +396,23 @@ def test_plain_arrays_bring_the_same_field_back(tmp_path, systematic, interpolat
     assert again.to_dict() == field.to_dict()
     assert (again.method == field.method).all()
     assert again.residual == Ratio(floor=0.03)
+
+
+@pytest.mark.parametrize("systematic", ["none", "station-mean", "spatial-bias"])
+@pytest.mark.parametrize("interpolator", ["kriging", "idw", Kriging("spherical", neighbours=9)])
+def test_steps_solved_some_at_a_time_are_those_solved_together(systematic, interpolator):
+    coords, observed, background, _ = world(11, n=30, t=20)
+    observed[:, 7], observed[5:, 8] = np.nan, np.nan
+    posed = pose(coords, observed, background, "difference", interpolator, systematic, ["a", "b"] * 10, taper_km=150.0)
+    whole, lon, lat = posed.solve(), np.linspace(98, 108, 12), np.linspace(34, 26, 9)
+    left = whole.leave_one_out()
+    for steps in (slice(0, 7), slice(7, 9), slice(9, 20)):
+        part = posed.at(steps).solve()
+        assert (part.method == whole.method[steps]).all()
+        assert (part.counts == whole.counts[steps]).all()
+        np.testing.assert_allclose(part.evaluate(lon, lat), whole.evaluate(lon, lat, steps), atol=1e-7)
+        np.testing.assert_allclose(part.variance(lon, lat), whole.variance(lon, lat, steps), atol=1e-7)
+        np.testing.assert_allclose(part.leave_one_out(), left[:, steps], atol=1e-10)
 
 
 def test_debiased_scores_take_off_each_station_s_own_difference():

@@ -32,6 +32,7 @@ from smscale.kernels import (
     kriging,
     kriging_local,
     kriging_points,
+    kriging_sets,
     kriging_variance,
     neighbours,
     node_tiles,
@@ -171,13 +172,14 @@ class Kriging(_Interpolator):
         settings = ("variogram", "neighbours", "exact", "vertical_scale", "negative_weights")
         return f"Kriging({', '.join(f'{name}={getattr(self, name)!r}' for name in settings)})"
 
-    def fit(self, coords: ArrayLike, values: ArrayLike) -> Self:
+    def fit(self, coords: ArrayLike, values: ArrayLike, solved: tuple[Floats, Floats] | None = None) -> Self:
         """Learn the stations.
 
         Parameters
         ----------
         coords : (n, 2) longitude, latitude in degrees, or (n, 3) with elevation in m
         values : (n,) or (n, t), NaN where a station is silent
+        solved : `mean_` and `coefficients_` of an earlier fit to the same, which is then not solved again (global only)
 
         Raises
         ------
@@ -187,9 +189,11 @@ class Kriging(_Interpolator):
         _check_neighbours(self.neighbours)
         self._check_negative_weights()
         points, table = _stations(coords, values, self.vertical_scale)
-        return self._fit_points(points, table, np.ndim(values) == 1)
+        return self._fit_points(points, table, np.ndim(values) == 1, solved)
 
-    def _fit_points(self, points: Floats, table: Floats, single: bool = False) -> Self:
+    def _fit_points(
+        self, points: Floats, table: Floats, single: bool = False, solved: tuple[Floats, Floats] | None = None
+    ) -> Self:
         wanted = self.variogram or "exponential"
         self.variogram_ = fit_points(points, table, wanted) if isinstance(wanted, str) else wanted
         self.noise_ = 0.0 if self.exact else self.variogram_.nugget
@@ -198,9 +202,11 @@ class Kriging(_Interpolator):
         self.points_, self.values_ = _average_places(points, table, self.place_)
         self.reported_, self.single_ = np.isfinite(table), single
         self.patterns_ = list(neighbours.silence_patterns(self.values_))
-        if self.neighbours is None:
+        if self.neighbours is None and solved is not None:
+            (self.mean_, self.coefficients_), self.jitter_ = solved, 0.0
+        elif self.neighbours is None:
             with self._solvable():
-                self.mean_, self.coefficients_, self.jitter_ = kriging.solve_dual(self._matrix(), self.values_)
+                self.mean_, self.coefficients_, self.jitter_ = kriging_sets.solve_dual(self._matrix(), self.values_)
         return self
 
     def _check_negative_weights(self) -> None:
@@ -355,15 +361,24 @@ class Kriging(_Interpolator):
         -------
         (n,) or (n, t) float64 as `fit` was given; NaN where the station is silent or no other place reports.
         """
+        prediction, _ = self.left_out()
+        return prediction[:, 0] if self.single_ else prediction
+
+    def left_out(self) -> tuple[Floats, Floats]:
+        """(n, t) predictions of `leave_one_out`, and the variance of their errors, those of the measurements included.
+
+        The closed form knows the variance; with `neighbours` it is NaN.
+        """
         self._check_fitted()
         with self._solvable():
             if self.neighbours is None:
-                prediction, _ = kriging.leave_one_out(self._matrix(), self.values_)
+                found = kriging_sets.leave_one_out(self._matrix(), self.values_)
             else:
                 rule, points = self._rule(), self.points_
                 prediction = kriging_points.field_at(points, self.values_, self.patterns_, points, rule, others=True).T
-        prediction = np.where(self.reported_, prediction[self.place_], np.nan)
-        return prediction[:, 0] if self.single_ else prediction
+                found = prediction, np.full(prediction.shape, np.nan)
+        prediction, variance = (np.where(self.reported_, table[self.place_], np.nan) for table in found)
+        return prediction, variance
 
 
 class InverseDistance(_Interpolator):

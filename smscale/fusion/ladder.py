@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from smscale.schema import Status
 
 Floats = NDArray[np.float64]
 Interpolator = Kriging | InverseDistance
+#: Means (t,) and coefficients (p, t) of kriging in its dual form.
+Dual = tuple[Floats, Floats]
 
 #: Fewest reporting stations of a step for kriging and for inverse distance weighting; below, their mean residual.
 MIN_KRIGING = 8
@@ -300,13 +303,35 @@ class SolvedSteps:
 
         NaN where the station is silent or no other reports.
         """
+        return self.left_out[0].copy()
+
+    @cached_property
+    def left_out(self) -> tuple[Floats, Floats]:
+        """(n, t) each: `leave_one_out`, and the variance of those errors, NaN but in steps by kriging from all stations."""
         others = np.maximum(self.counts - 1, 0)
         total = np.where(np.isfinite(self.values), self.values, 0.0).sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             out = np.where(others > 0, (total - self.values) / others, np.nan)
+        variance = np.full(out.shape, np.nan)
         for part in self.parts:
-            out[:, part.steps] = part.interpolator.leave_one_out()
-        return out
+            if isinstance(part.interpolator, Kriging):
+                out[:, part.steps], variance[:, part.steps] = part.interpolator.left_out()
+            else:
+                out[:, part.steps] = part.interpolator.leave_one_out()
+        return out, variance
+
+    def dual(self) -> Dual:
+        """What was solved of the steps by kriging from all stations: means, NaN in others, and coefficients, 0 there."""
+        kriged = [
+            (part.steps, part.interpolator)
+            for part in self.parts
+            if isinstance(part.interpolator, Kriging) and part.interpolator.neighbours is None
+        ]
+        rows = max((len(model.coefficients_) for _, model in kriged), default=0)
+        mean, coefficients = np.full(self.method.size, np.nan), np.zeros((rows, self.method.size))
+        for steps, model in kriged:
+            mean[steps], coefficients[:, steps] = model.mean_, model.coefficients_
+        return mean, coefficients
 
 
 def solve_steps(
@@ -317,12 +342,13 @@ def solve_steps(
     min_kriging: int = MIN_KRIGING,
     min_idw: int = MIN_IDW,
     kriging: Callable[[Kriging, Variogram], Kriging] | None = None,
+    dual: Dual | None = None,
 ) -> SolvedSteps:
     """Solve all steps, each on the highest rung that it reaches with these models.
 
     Kriging (unfitted from `kriging`, if not what was asked for) needs `min_kriging` reporting stations and a model.
     Inverse distance (with its default settings, if kriging was asked for) needs `min_idw`. One station is enough for a
-    mean; none leaves the step without.
+    mean; none leaves the step without. `dual` is `SolvedSteps.dual` of the same steps: they are not solved again.
     """
     make = kriging or with_variogram
     counts = np.isfinite(values).sum(axis=0)
@@ -330,7 +356,7 @@ def solve_steps(
     by_idw = ~by_kriging & (counts >= min_idw)
     method = np.select([by_kriging, by_idw, counts > 0], list(METHODS.values())[:3], Status.NOT_FUSED)
     parts = [
-        _part(coords, values, make(wanted, variogram), np.flatnonzero(by_kriging & (models.index == number)))
+        _part(coords, values, make(wanted, variogram), np.flatnonzero(by_kriging & (models.index == number)), dual)
         for number, variogram in enumerate(models.variograms)
         if isinstance(wanted, Kriging)
     ]
@@ -341,8 +367,15 @@ def solve_steps(
     return SolvedSteps(method.astype(np.uint32), counts, mean, kept, values, models)
 
 
-def _part(coords: ArrayLike, values: Floats, model: Interpolator, steps: NDArray[np.int64]) -> FieldPart | None:
-    return FieldPart(steps, model.fit(coords, values[:, steps])) if steps.size else None
+def _part(
+    coords: ArrayLike, values: Floats, model: Interpolator, steps: NDArray[np.int64], dual: Dual | None = None
+) -> FieldPart | None:
+    if not steps.size:
+        return None
+    if dual is None or not isinstance(model, Kriging) or model.neighbours is not None:
+        return FieldPart(steps, model.fit(coords, values[:, steps]))
+    mean, coefficients = dual
+    return FieldPart(steps, model.fit(coords, values[:, steps], (mean[steps], coefficients[:, steps])))
 
 
 def with_variogram(wanted: Kriging, variogram: Variogram) -> Kriging:

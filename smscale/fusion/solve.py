@@ -1,10 +1,15 @@
-"""Solving a fusion: stations and map in, a `ResidualField` out; and the field as plain arrays, for workers."""
+"""Solving a fusion: stations and map in, a `ResidualField` out; and the parts of it as plain arrays, for workers.
+
+What all steps share comes first (`pose`): the systematic part, the correlation models, the spatial bias. The steps are then solved
+all at once or some at a time (`Posed.at`), wherever there is a worker; each step is the same whichever others it is solved with,
+to float64 rounding.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from inspect import signature
 from typing import Any
 
@@ -20,12 +25,14 @@ from smscale.fusion.ladder import (
     MIN_IDW,
     MIN_KRIGING,
     MIN_POOLED_PAIRS,
+    Dual,
     FieldPart,
     Interpolator,
     SolvedSteps,
     StepModels,
     as_interpolator,
     as_levels,
+    fit_summary,
     models_for,
     no_models,
     solve_steps,
@@ -78,6 +85,54 @@ def solve_residual_field(
     return ResidualField(**vars(asked), place=np.arange(len(points)), daily=daily)
 
 
+@dataclass(frozen=True)
+class Posed(Asked):
+    """A fusion of which everything is known that steps share; the steps wait to be solved.
+
+    Parameters
+    ----------
+    models : variograms of the daily field
+    means : of the places' residuals, with a spatial bias
+    bias : the static field of those, solved
+    """
+
+    models: StepModels
+    means: StationMeans | None = None
+    bias: SolvedSteps | None = None
+
+    def at(self, steps: slice) -> Posed:
+        """The same for some of the steps."""
+        return self.given(self.residuals[:, steps], self.models.index[steps])
+
+    def given(self, residuals: Floats, index: NDArray[np.int64]) -> Posed:
+        """The same for other steps: their residuals (n, t), and which variogram each has."""
+        return replace(self, residuals=residuals, models=replace(self.models, index=index))
+
+    def solve(self, dual: Dual | None = None) -> ResidualField:
+        """Solve the steps; with `dual` (`SolvedSteps.dual` of them) they are restored, not solved again."""
+        place, merged = _merged_places(self.coords, self.residuals)
+        where = first_rows(self.coords, place)
+        if self.means is None:
+            daily = solve_steps(where, merged, self.interpolator, self.models, dual=dual)
+        else:
+            daily = _solved_anomalies(where, _anomalies(merged, self.means, self.residual), self, self.models, dual)
+        return ResidualField(**_asked(self), place=place, daily=daily, bias=self.bias)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was fitted and decided, as plain values, as far as it does not take the steps."""
+        return {
+            "variograms": self.models.records,
+            "variogram_fits": fit_summary(self.models.records),
+            "systematic": self.systematic,
+            "taper_km": self.taper_km,
+            "left_out": self.left_out,
+        }
+
+
+def _asked(posed: Asked) -> dict[str, Any]:
+    return {f.name: getattr(posed, f.name) for f in fields(Asked)}
+
+
 def solve_fusion(
     coords: ArrayLike,
     observed: ArrayLike,
@@ -88,7 +143,21 @@ def solve_fusion(
     groups: Sequence[Hashable] | NDArray | None = None,
     taper_km: float | None = None,
 ) -> ResidualField:
-    """Stations against the map at their cells, solved for every step.
+    """Stations against the map at their cells, solved for every step: `pose`, and all steps of it."""
+    return pose(coords, observed, background, residual, interpolator, systematic, groups, taper_km).solve()
+
+
+def pose(
+    coords: ArrayLike,
+    observed: ArrayLike,
+    background: ArrayLike,
+    residual: str | Residual = "difference",
+    interpolator: str | Interpolator | None = None,
+    systematic: str = "none",
+    groups: Sequence[Hashable] | NDArray | None = None,
+    taper_km: float | None = None,
+) -> Posed:
+    """Stations against the map at their cells: everything that the steps share, fitted to all of them.
 
     Parameters
     ----------
@@ -106,7 +175,7 @@ def solve_fusion(
 
     Returns
     -------
-    `ResidualField`; its `left_out` counts what was not used as it came. Stations without coordinates and infinite numbers
+    `Posed`; its `left_out` counts what was not used as it came. Stations without coordinates and infinite numbers
     are left out. Stations at one place are merged into their mean.
     """
     kind, wanted = as_residual(residual), as_interpolator(interpolator)
@@ -115,11 +184,7 @@ def solve_fusion(
     seen, ground, left_out = _finite_pairs(points, observed, background)
     levels = as_levels(groups, seen.shape[1])
     residuals, record, limits = systematic_residuals(seen, ground, systematic, kind)
-    return _assembled(
-        Asked(points, residuals, kind, wanted, taper_km, left_out | limits, record),
-        lambda where, values: models_for(where, values, levels, wanted),
-        lambda where, means: _bias_models(where, means, wanted),
-    )
+    return _posed(Asked(points, residuals, kind, wanted, taper_km, left_out | limits, record), levels)
 
 
 def _check_taper(taper_km: float | None) -> None:
@@ -180,28 +245,30 @@ def _bias_models(coords: Floats, means: StationMeans, wanted: Interpolator) -> S
     return StepModels((fit.variogram,), np.zeros(1, np.int64), {"bias": {"pooled": "stations", **fit.to_dict()}})
 
 
-def _assembled(
-    asked: Asked,
-    daily_models: Callable[[Floats, Floats], StepModels],
-    bias_models: Callable[[Floats, StationMeans], StepModels],
-) -> ResidualField:
-    """The field, with models of places (p, 2 | 3) and their values (p, t) or means: fitted now, or before."""
+def _posed(asked: Asked, levels: NDArray[np.str_]) -> Posed:
     place, merged = _merged_places(asked.coords, asked.residuals)
-    where = first_rows(asked.coords, place)
+    where, wanted = first_rows(asked.coords, place), asked.interpolator
     left_out = {**asked.left_out, "stations_sharing_a_place": int((place >= 0).sum()) - len(where)}
-    bias, systematic = None, asked.systematic
-    if systematic["name"] == "spatial-bias":
-        means = station_means(merged)
-        enough = means.records >= MIN_STATION_RESIDUALS
-        values = np.where(enough[:, None], asked.residual.without(merged, means.mean[:, None]), np.nan)
-        bias = _solved_bias(where, means, asked.interpolator, bias_models(where, means))
-        left_out["stations_without_anomalies"] = int((means.records > 0).sum() - np.isfinite(values).any(axis=1).sum())
-        daily = _solved_anomalies(where, values, asked, daily_models(where, values))
-        systematic = {**systematic, **_bias_record(bias, means), "mean_variance": daily.models.mean_variance}
-    else:
-        daily = solve_steps(where, merged, asked.interpolator, daily_models(where, merged))
+    if asked.systematic["name"] != "spatial-bias":
+        return Posed(**vars(asked) | {"left_out": left_out}, models=models_for(where, merged, levels, wanted))
+    means = station_means(merged)
+    values = _anomalies(merged, means, asked.residual)
+    left_out["stations_without_anomalies"] = int((means.records > 0).sum() - np.isfinite(values).any(axis=1).sum())
+    bias = _solved_bias(where, means, wanted, _bias_models(where, means, wanted))
+    models = models_for(where, values, levels, wanted)
+    if isinstance(wanted, Kriging) and wanted.neighbours is None:
+        points = station_points(where, wanted.vertical_scale)
+        variance = mean_variance(points, values - asked.residual.nothing, models.variograms, models.index)
+        models = replace(models, mean_variance=variance)
+    systematic = {**asked.systematic, **_bias_record(bias, means), "mean_variance": models.mean_variance}
     given = vars(asked) | {"left_out": left_out, "systematic": systematic}
-    return ResidualField(**given, place=place, daily=daily, bias=bias)
+    return Posed(**given, models=models, means=means, bias=bias)
+
+
+def _anomalies(merged: Floats, means: StationMeans, residual: Residual) -> Floats:
+    """(p, t) what is left of the places' residuals; NaN of one with too few for a mean of its own."""
+    enough = means.records >= MIN_STATION_RESIDUALS
+    return np.where(enough[:, None], residual.without(merged, means.mean[:, None]), np.nan)
 
 
 def _merged_places(coords: Floats, residuals: Floats) -> tuple[NDArray[np.int64], Floats]:
@@ -232,19 +299,18 @@ def _solved_bias(coords: Floats, means: StationMeans, wanted: Interpolator, mode
     return SolvedSteps(np.array([Status.FUSED_KRIGING], np.uint32), count, mean, (part,), every, models)
 
 
-def _solved_anomalies(coords: Floats, values: Floats, asked: Asked, models: StepModels) -> SolvedSteps:
+def _solved_anomalies(
+    coords: Floats, values: Floats, asked: Asked, models: StepModels, dual: Dual | None
+) -> SolvedSteps:
     """The daily field: their mean is known, so kriging from all stations needs one that reports; else the usual ladder."""
     wanted, nothing = asked.interpolator, asked.residual.nothing
     if not isinstance(wanted, Kriging) or wanted.neighbours is not None:
         return solve_steps(coords, values, wanted, models)
-    points = station_points(coords, wanted.vertical_scale)
-    variance = mean_variance(points, values - nothing, models.variograms, models.index)
-    models = replace(models, mean_variance=variance)
 
     def kriging(settings: Kriging, variogram: Variogram) -> Kriging:
-        return anomaly_interpolator(settings, variogram, nothing, variance)
+        return anomaly_interpolator(settings, variogram, nothing, models.mean_variance)
 
-    return solve_steps(coords, values, wanted, models, min_kriging=1, kriging=kriging)
+    return solve_steps(coords, values, wanted, models, min_kriging=1, kriging=kriging, dual=dual)
 
 
 def _bias_record(bias: SolvedSteps, means: StationMeans) -> dict[str, Any]:
@@ -263,40 +329,53 @@ def _bias_record(bias: SolvedSteps, means: StationMeans) -> dict[str, Any]:
 # -- as plain arrays ---------------------------------------------------------------------------
 
 
-def to_arrays(field: ResidualField) -> dict[str, NDArray]:
-    """Everything that `from_arrays` needs, without objects: for an .npz that workers read."""
-    models = {"daily": field.daily.models, **({"bias": field.bias.models} if field.bias is not None else {})}
+def shared_arrays(posed: Posed) -> dict[str, NDArray]:
+    """What all steps share, without objects: for an .npz that each worker reads once."""
+    models = {"daily": posed.models, **({"bias": posed.bias.models} if posed.bias is not None else {})}
     facts = {
-        "interpolator": _interpolator_settings(field.interpolator),
-        "residual": _residual_settings(field.residual),
-        "taper_km": field.taper_km,
-        "left_out": field.left_out,
-        "systematic": field.systematic,
+        "interpolator": _interpolator_settings(posed.interpolator),
+        "residual": _residual_settings(posed.residual),
+        "taper_km": posed.taper_km,
+        "left_out": posed.left_out,
+        "systematic": posed.systematic,
         "variograms": {name: [v.to_dict() for v in m.variograms] for name, m in models.items()},
         "records": {name: m.records for name, m in models.items()},
+        "mean_variance": posed.models.mean_variance,
     }
-    indices = {f"{name}_model": m.index for name, m in models.items()}
-    return {"coords": field.coords, "residuals": field.residuals, **indices, "facts": np.array(json.dumps(facts))}
+    arrays = {"coords": posed.coords, "facts": np.array(json.dumps(facts))}
+    if posed.means is not None and posed.bias is not None:
+        arrays |= {f"means_{name}": np.asarray(values) for name, values in vars(posed.means).items()}
+        arrays["bias_model"] = posed.bias.models.index
+    return arrays
 
 
-def from_arrays(arrays: Mapping[str, NDArray]) -> ResidualField:
-    """The field of `to_arrays`: the same numbers, solved again, with no variogram fitted again."""
+def from_shared(arrays: Mapping[str, NDArray]) -> Posed:
+    """The fusion of `shared_arrays`, of no step yet: `Posed.given` has them. No variogram is fitted again."""
     facts = json.loads(str(arrays["facts"]))
 
-    def models(name: str) -> StepModels:
+    def models(name: str, index: NDArray[np.int64], variance: float = 0.0) -> StepModels:
         found = tuple(Variogram(**v) for v in facts["variograms"][name])
-        return StepModels(found, np.asarray(arrays[f"{name}_model"]), facts["records"][name])
+        return StepModels(found, index, facts["records"][name], variance)
 
+    coords = np.asarray(arrays["coords"])
     asked = Asked(
-        np.asarray(arrays["coords"]),
-        np.asarray(arrays["residuals"]),
+        coords,
+        np.empty((len(coords), 0)),
         _residual_of(facts["residual"]),
         _interpolator_of(facts["interpolator"]),
         facts["taper_km"],
         facts["left_out"],
         facts["systematic"],
     )
-    return _assembled(asked, lambda where, values: models("daily"), lambda where, means: models("bias"))
+    daily = models("daily", np.empty(0, np.int64), facts["mean_variance"])
+    if "means_mean" not in arrays:
+        return Posed(**vars(asked), models=daily)
+    means = StationMeans(
+        arrays["means_mean"], arrays["means_error"], arrays["means_records"], float(arrays["means_correlation"])
+    )
+    where = first_rows(coords, _merged_places(coords, asked.residuals)[0])
+    bias = _solved_bias(where, means, asked.interpolator, models("bias", arrays["bias_model"]))
+    return Posed(**vars(asked), models=daily, means=means, bias=bias)
 
 
 def _interpolator_settings(interpolator: Interpolator) -> dict[str, Any]:

@@ -42,6 +42,8 @@ MIN_LAG_PAIRS = 30
 #: known, as a share of the sill: none at all would make the system singular.
 NOWHERE = 1e9
 LEAST_VARIANCE = 1e-6
+#: Steps whose expected means are computed at once: bounds memory.
+STEPS = 512
 
 
 def check_systematic(how: str) -> None:
@@ -235,12 +237,13 @@ def mean_variance(
     total = np.where(present, anomalies, 0.0).sum(axis=0)
     excess, weight = 0.0, 0
     for number, model in enumerate(variograms):
-        steps = np.flatnonzero((index == number) & (count > 0))
+        own = np.flatnonzero((index == number) & (count > 0))
         shared = model.covariance(pair_distance(points, points)) + model.nugget * np.eye(len(points))
-        mask = present[:, steps].astype(np.float64)
-        expected = np.einsum("nt,nt->t", mask, shared @ mask)
-        excess += float(((total[steps] ** 2 - expected) / count[steps]).sum())
-        weight += int(count[steps].sum())
+        for steps in np.split(own, np.arange(STEPS, own.size, STEPS)):
+            mask = present[:, steps].astype(np.float64)
+            expected = np.einsum("nt,nt->t", mask, shared @ mask)
+            excess += float(((total[steps] ** 2 - expected) / count[steps]).sum())
+        weight += int(count[own].sum())
     return max(excess / weight, 0.0) if weight else 0.0
 
 
@@ -256,20 +259,23 @@ class KrigingOfAnomalies(Kriging):
     level_: float
     mean_variance_: float
 
-    def _fit_points(self, points: Floats, table: Floats, single: bool = False) -> Self:
+    def _fit_points(
+        self, points: Floats, table: Floats, single: bool = False, solved: tuple[Floats, Floats] | None = None
+    ) -> Self:
         away = np.zeros((1, points.shape[1]))
         away[0, 0] = NOWHERE
         level = np.full((1, table.shape[1]), self.level_)
-        return super()._fit_points(np.vstack([points, away]), np.vstack([table, level]), single)
+        return super()._fit_points(np.vstack([points, away]), np.vstack([table, level]), single, solved)
 
     def _matrix(self) -> Floats:
         k = super()._matrix()
         k[-1, -1] = self.mean_variance_
         return k
 
-    def leave_one_out(self) -> Floats:
-        """(n, t) float64, as `Kriging.leave_one_out`."""
-        return super().leave_one_out()[:-1]
+    def left_out(self) -> tuple[Floats, Floats]:
+        """(n, t) float64 each, as `Kriging.left_out`."""
+        prediction, variance = super().left_out()
+        return prediction[:-1], variance[:-1]
 
 
 def anomaly_interpolator(wanted: Kriging, variogram: Variogram, level: float, variance: float) -> Kriging:

@@ -1,46 +1,48 @@
-"""Forests on planes: one tree, many cells at once.
+"""Forests on cells: one tree, many cells at once.
 
-Trees are pruned to what the cells of a block can reach: within it every predictor spans an interval, which decides many
-splits for all. Then a tree is walked by sets of cells instead of cells. A set is the bits of one integer, for a tile of
-neighbouring cells on one day: one comparison of the whole tile splits it in two, an empty part is not followed, and where
-neighbours are alike few parts arise. Days of a tile, or tiles beside one another, go down together, so that a node is
-visited once for all of them. (Bits for cells, where QuickScorer, Lucchese et al. 2015, doi:10.1145/2766462.2767733, has bits
-for leaves.) All of a block follow a tree while it is in cache.
+Cells that have all predictors are taken piece by piece of the map and put in an order in which neighbours lie together; 64 of
+them are a set, the bits of one integer. A tree is walked by sets instead of cells: one comparison of 64 cells splits a set in
+two, an empty part is not followed, and where neighbours are alike few parts arise. (Bits for cells, where QuickScorer, Lucchese
+et al. 2015, doi:10.1145/2766462.2767733, has bits for leaves.) Many sets go down together, so that a node is visited once for
+all of them. Before, each tree is pruned to what the cells at hand can reach: every predictor spans an interval, which decides
+many splits for all.
 
-Each cell adds its leaves in the order of the trees, in float64: the sum is that of a plain walk, bit by bit.
+Each cell adds its leaves in the order of the trees, in float64: the sum is that of a plain walk, bit by bit. Rows of a table are
+cells, too: even where none is like its neighbour, sets are faster than walks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
 from numba.extending import intrinsic as _intrinsic
 from numpy.typing import NDArray
 
+from smscale.kernels.planes import trailing_zeros
 from smscale.kernels.threads import in_threads
 
 Singles = NDArray[np.float32]
+Integers = NDArray[np.int64]
 Part = tuple[slice, ...]
 
 LEAF = -1
-#: Cells along each side of a tile: a tile has a bit for each in 64.
-TILE = 8
-CELLS = TILE * TILE
-#: Days of a block, and cells along each side of one of so many days; fewer days take twice the side. What pruning costs is
-#: shared by a block, what it leaves should fit a second-level cache: found by trial (benchmarks/forest.py).
-DAYS, SIDE, FEW_DAYS = 16, 64, 4
-#: Sets of cells, each of one tile and day, that follow a tree together: they have a bit each in 64.
-SETS = 64
-#: Compiled, they take no typing context; mypy does not know that.
+#: Cells of a set, and sets that follow a tree together: a bit each in 64.
+CELLS = SETS = 64
+#: Days, rows and columns of a piece, in which cells are put in order.
+PIECE = (16, 32, 32)
+#: Cells that are run together, of as many pieces as have so many: they share what pruning costs; their numbers should not be far
+#: beyond a second-level cache. Found by trial, as PIECE (benchmarks/forest.py).
+TOGETHER = 1 << 15
+#: Shapes of pieces, of which few are at borders, whose order is kept.
+ORDERS = 64
+#: Compiled, it takes no typing context; mypy does not know that.
 intrinsic: Any = _intrinsic
-trailing_zeros: Any = _trailing_zeros
-LARGEST = np.finfo(np.float32).max
 
 
 class Trees(NamedTuple):
@@ -64,51 +66,100 @@ class Under(NamedTuple):
     share: float
 
 
-class Tiled(NamedTuple):
-    """A block of all predictors, tile by tile: where in `numbers` each begins, and how far apart its days are (0: all one)."""
+def predict(X: Singles, trees: Trees, under: Under) -> Singles:
+    """(n,) for the rows of a table X (n, k), finite; as many parts are run at once as BLAS has threads."""
+    out = np.empty(len(X), np.float32)
 
-    numbers: Singles
-    start: NDArray[np.int64]
-    stride: NDArray[np.int64]
+    def run(start: int) -> None:
+        rows = X[start : start + TOGETHER]
+        numbers = _numbers(X.shape[1], len(rows))
+        numbers[:, : len(rows)] = rows.T
+        out[start : start + TOGETHER] = _predicted(numbers, len(rows), trees, under)
+
+    in_threads(run, range(0, len(X), TOGETHER))
+    return out
 
 
 def fill(out: Singles, planes: Sequence[NDArray[Any]], trees: Trees, under: Under) -> None:
     """Fill `out` (t, m, n) from one plane (t or 1, m or 1, n or 1) for each predictor; NaN where one is not finite.
 
-    As many blocks are run at once as BLAS has threads.
+    As many groups of pieces are run at once as BLAS has threads.
     """
-    steps = block_of(len(out))
-    cuts = [[slice(at, at + step) for at in range(0, size, step)] for size, step in zip(out.shape, steps, strict=True)]
-    parts = list(product(*cuts))
-    deepest = int(np.diff(trees.root).max()) // 2 + 1
-
-    def run(part: Part) -> None:
-        block = np.empty(out[part].shape, np.float32)  # of one layout whatever `out` is: compiled once
-        _block(block, _tiled(planes, part, block.shape), trees, under, deepest)
-        out[part] = block
-
-    in_threads(run, parts)
-
-
-def block_of(days: int) -> tuple[int, int, int]:
-    """Days, rows and columns of the blocks that so many days are cut into."""
-    side = SIDE if days > FEW_DAYS else 2 * SIDE
-    return min(max(days, 1), DAYS), side, side
-
-
-def _tiled(planes: Sequence[NDArray[Any]], part: Part, shape: tuple[int, ...]) -> Tiled:
-    """A part of the planes; cells of tiles beyond its border are NaN."""
-    down, across = (-(-size // TILE) for size in shape[1:])
-    rows = []
-    for plane in planes:
-        cut = plane[tuple(slice(0, 1) if size == 1 else cut for size, cut in zip(plane.shape, part, strict=True))]
-        row = np.full((len(cut), down * TILE, across * TILE), np.nan, np.float32)
+    known = np.ones(out.shape, np.bool_)
+    for day, plane in product(range(len(out)), planes):
         with np.errstate(over="ignore"):  # beyond float32 is infinite
-            row[:, : shape[1], : shape[2]] = cut
-        rows.append(row.reshape(-1, down, TILE, across, TILE).swapaxes(2, 3).reshape(len(cut), -1))
-    sizes = np.array([row.size for row in rows])
-    stride = np.array([row.shape[1] if len(row) > 1 else 0 for row in rows])
-    return Tiled(np.concatenate(rows, axis=None), np.cumsum(sizes) - sizes, stride)
+            known[day] &= np.isfinite(plane[day % len(plane)].astype(np.float32, copy=False))
+    out[...] = np.nan
+
+    def run(parts: list[Part]) -> None:
+        cells = [_in_order(known[part]) for part in parts]
+        ends = np.cumsum([len(found) for found in cells])
+        numbers = _numbers(len(planes), ends[-1])
+        for row, plane in zip(numbers, planes, strict=True):
+            for part, found, end in zip(parts, cells, ends, strict=True):
+                row[end - len(found) : end] = _cut(plane, part, known[part].shape)[found]
+        predicted = _predicted(numbers, ends[-1], trees, under)
+        for part, found, end in zip(parts, cells, ends, strict=True):
+            days, rows, columns = np.unravel_index(found, known[part].shape)
+            out[part][days, rows, columns] = predicted[end - len(found) : end]
+
+    in_threads(run, _groups(known))
+
+
+def _groups(known: NDArray[np.bool_]) -> list[list[Part]]:
+    """Pieces with known cells, one after another until they have TOGETHER of them."""
+    cuts = [
+        [slice(at, at + step) for at in range(0, size, step)] for size, step in zip(known.shape, PIECE, strict=True)
+    ]
+    groups: list[list[Part]] = []
+    total = TOGETHER
+    for part in product(*cuts):
+        count = int(np.count_nonzero(known[part]))
+        if count == 0:
+            continue
+        if total + count > TOGETHER:
+            groups.append([])
+            total = 0
+        groups[-1].append(part)
+        total += count
+    return groups
+
+
+def _in_order(known: NDArray[np.bool_]) -> Integers:
+    """Where the known cells of a piece are, so that neighbours on a day lie together."""
+    order = _order(known.shape)
+    return order[known.reshape(-1)[order]]
+
+
+@lru_cache(ORDERS)
+def _order(shape: tuple[int, int, int]) -> Integers:
+    """The cells of a piece, day by day, along a Z: quarters of quarters (Morton's order)."""
+    days, rows, columns = np.indices(shape).reshape(3, -1)
+    place = np.zeros(rows.size, np.int64)
+    for bit in range(max(shape).bit_length()):
+        place |= (columns >> bit & 1) << 2 * bit | (rows >> bit & 1) << (2 * bit + 1)
+    return np.lexsort((place, days))
+
+
+def _cut(plane: NDArray[Any], part: Part, shape: tuple[int, ...]) -> Singles:
+    """A piece of a plane, of that shape, as a row of float32."""
+    own = tuple(slice(0, 1) if size == 1 else cut for size, cut in zip(plane.shape, part, strict=True))
+    with np.errstate(over="ignore"):
+        return np.broadcast_to(plane[own].astype(np.float32, copy=False), shape).reshape(-1)
+
+
+def _numbers(predictors: int, cells: int) -> Singles:
+    """Room for the predictors of so many cells, one row each, in whole sets."""
+    return np.empty((predictors, -(-cells // CELLS) * CELLS), np.float32)
+
+
+def _predicted(numbers: Singles, cells: int, trees: Trees, under: Under) -> Singles:
+    """(n,) for n cells; what is left of `numbers` takes after the last."""
+    numbers[:, cells:] = numbers[:, cells - 1 : cells]
+    out = np.empty(cells, np.float32)
+    deepest = int(np.diff(trees.root).max()) // 2 + 1
+    _means(out, numbers, trees, under, deepest)
+    return out
 
 
 @intrinsic
@@ -150,50 +201,32 @@ def _spread(builder: Any, value: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _block(out, tiled, trees, under, deepest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Fill a block (t, m, n)."""
-    days, rows, columns = out.shape
-    tiles = -(-rows // TILE) * -(-columns // TILE)
-    known = _known(tiled, days, tiles)
-    sums = np.zeros(days * tiles * CELLS)
-    kept, pending = _room(trees, days * rows * columns), np.empty((2, deepest), np.int32)
-    box = _box(tiled, days, tiles * CELLS)
-    room = _paths(days, deepest)
+def _means(out, numbers, trees, under, deepest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Mean of the trees, and what lies under them, for the first cells (n,) of `numbers` (k, .)."""
+    cells = numbers.shape[1]
+    box, kept, pending = _box(numbers), _room(trees, cells), np.empty((2, deepest), np.int32)
+    most = min(SETS, cells // CELLS)
+    paths = (np.empty((deepest + 1, most), np.uint64), np.empty(deepest, np.int32), np.empty(deepest, np.uint64))
+    found = (np.zeros(most * CELLS, np.uint16), np.empty(most * CELLS))
+    sums, places = np.zeros(cells), numbers.reshape(-1)
     for tree in range(trees.root.size - 1):
         if _prune(trees, tree, box, kept, pending):
-            _sum(sums, known, -(-columns // TILE), tiled, kept, 0, room)
+            _sum(sums, places, kept, 0, found, paths)
         else:
-            _sum(sums, known, -(-columns // TILE), tiled, trees, trees.root[tree], room)
-    _write(out, sums, known, tiled, under, trees.root.size - 1)
+            _sum(sums, places, trees, trees.root[tree], found, paths)
+    for i in range(out.size):
+        level = under.intercept
+        for c in range(under.coefficients.size):
+            level += under.coefficients[c] * min(max(numbers[c, i], under.low[c]), under.high[c])
+        out[i] = level + under.share * (sums[i] / (trees.root.size - 1))
 
 
 @njit(nogil=True, cache=True)
-def _known(tiled, days, tiles):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """(days, tiles) sets of cells of which every predictor is finite."""
-    known = np.full((days, tiles), ~np.uint64(0))
-    for day in range(days):
-        for tile in range(tiles):
-            members = known[day, tile]
-            for c in range(tiled.start.size):
-                start = tiled.start[c] + tiled.stride[c] * day + tile * CELLS
-                members &= _at_most(tiled.numbers, start, LARGEST)
-                members &= ~_at_most(tiled.numbers, start, -np.float32(np.inf))
-            known[day, tile] = members
-    return known
-
-
-@njit(nogil=True, cache=True)
-def _box(tiled, days, cells):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """(2, k): the least and the greatest finite value of each predictor."""
-    out = np.empty((2, tiled.start.size), np.float32)
-    for c in range(tiled.start.size):
-        least, most = np.float32(np.inf), np.float32(-np.inf)
-        for day in range(days if tiled.stride[c] else 1):
-            start = tiled.start[c] + tiled.stride[c] * day
-            for value in tiled.numbers[start : start + cells]:
-                if np.isfinite(value):
-                    least, most = min(least, value), max(most, value)
-        out[0, c], out[1, c] = least, most
+def _box(numbers):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """(2, k): the least and the greatest value of each predictor."""
+    out = np.empty((2, len(numbers)), np.float32)
+    for c in range(len(numbers)):
+        out[0, c], out[1, c] = numbers[c].min(), numbers[c].max()
     return out
 
 
@@ -248,61 +281,27 @@ def _prune(trees, tree, box, kept, pending):  # type: ignore[no-untyped-def]  # 
 
 
 @njit(nogil=True, cache=True)
-def _side(days):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Tiles along each side of a square of them, which are alike, that with all their days are few enough sets."""
-    side = 1
-    while 4 * side * side * days <= SETS:
-        side *= 2
-    return side
+def _sum(sums, numbers, trees, root, found, paths):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Add a tree to each cell (n,); `numbers` (k * n,)."""
+    marks, leaves = found
+    for start in range(0, sums.size, SETS * CELLS):
+        size = min(SETS * CELLS, sums.size - start)
+        _follow(marks, leaves, start, size // CELLS, sums.size, numbers, trees, root, paths)
+        for i in range(size):
+            sums[start + i] += leaves[marks[i]]
 
 
 @njit(nogil=True, cache=True)
-def _paths(days, deepest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Room for `_sum`: marks and leaves; day, first cell and cells of the sets; nodes that wait and the sets there."""
-    most = _side(days) ** 2 * days
-    found = (np.zeros(most * CELLS, np.uint16), np.empty(most * CELLS))
-    members = (np.empty(most, np.int64), np.empty(most, np.int64), np.empty((deepest + 1, most), np.uint64))
-    return found, members, (np.empty(deepest, np.int32), np.empty(deepest, np.uint64))
-
-
-@njit(nogil=True, cache=True)
-def _sum(sums, known, across, tiled, trees, root, room):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Add a tree to each cell; `across` tiles lie beside one another."""
-    days, tiles = known.shape
-    (marks, leaves), members, waiting = room
-    side = _side(days)
-    for first in range(tiles):
-        row, column = first // across, first % across
-        if row % side or column % side:
-            continue
-        count = 0
-        for i in range(row, min(row + side, tiles // across)):
-            for j in range(column, min(column + side, across)):
-                for day in range(days):
-                    if known[day, i * across + j]:
-                        members[0][count], members[1][count] = day, (i * across + j) * CELLS
-                        members[2][0, count] = known[day, i * across + j]
-                        count += 1
-        if count == 0:
-            continue
-        _follow(marks, leaves, count, members, tiled, trees, root, waiting)
-        for j in range(count):
-            at = members[0][j] * tiles * CELLS + members[1][j]
-            for i in range(CELLS):
-                sums[at + i] += leaves[marks[j * CELLS + i]]
-
-
-@njit(nogil=True, cache=True)
-def _follow(marks, leaves, count, members, tiled, trees, node, waiting):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _follow(marks, leaves, start, count, cells, numbers, trees, node, paths):  # type: ignore[no-untyped-def]  # pragma: no cover
     """The leaves of a tree that cells reach, and at each cell which.
 
-    members : day (s,), first cell of the tile (s,) and cells (., s) of `count` sets in row 0; further rows are room for parts
-    waiting : room for the nodes of parts that are still to be followed, and which sets have members there
+    start, count : first cell of the first set, and how many sets;  cells : between predictors in `numbers`
+    paths : room for the sets' cells (., s); for the nodes of parts that are still to be followed, and which sets have members there
     """
-    day, place, sets = members
-    nodes, among = waiting
+    sets, nodes, among = paths
     depth, leaf, one, none = 0, 0, np.uint64(1), np.uint64(0)
     some = ~none >> np.uint64(SETS - count)
+    sets[0, :count] = ~none
     while True:
         feature = trees.feature[node]
         left = some
@@ -318,13 +317,13 @@ def _follow(marks, leaves, count, members, tiled, trees, node, waiting):  # type
             depth -= 1
             node, some = np.int64(nodes[depth]), among[depth]
             continue
-        start, stride, threshold = tiled.start[feature], tiled.stride[feature], trees.threshold[node]
+        place, threshold = feature * cells + start, trees.threshold[node]
         some_low, some_high = none, none
         while left:
             j = np.int64(trailing_zeros(left))
             bit = one << np.uint64(j)
             left ^= bit
-            low = sets[depth, j] & _at_most(tiled.numbers, start + stride * day[j] + place[j], threshold)
+            low = sets[depth, j] & _at_most(numbers, place + j * CELLS, threshold)
             some_low |= bit if low else none
             some_high |= bit if low != sets[depth, j] else none
             sets[depth + 1, j] = low
@@ -341,24 +340,3 @@ def _follow(marks, leaves, count, members, tiled, trees, node, waiting):  # type
             nodes[depth], among[depth] = trees.right[node], some_high
             depth += 1
             node, some = np.int64(trees.left[node]), some_low
-
-
-@njit(nogil=True, cache=True)
-def _write(out, sums, known, tiled, under, trees_count):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Mean of the trees, and what lies under them, in the places of `out` (t, m, n); NaN where something is missing."""
-    days, rows, columns = out.shape
-    across = -(-columns // TILE)
-    for day in range(days):
-        for row in range(rows):
-            for column in range(columns):
-                tile = row // TILE * across + column // TILE
-                cell = row % TILE * TILE + column % TILE
-                if not (known[day, tile] >> np.uint64(cell)) & np.uint64(1):
-                    out[day, row, column] = np.nan
-                    continue
-                level = under.intercept
-                for c in range(under.coefficients.size):
-                    x = tiled.numbers[tiled.start[c] + tiled.stride[c] * day + tile * CELLS + cell]
-                    level += under.coefficients[c] * min(max(x, under.low[c]), under.high[c])
-                total = sums[(day * known.shape[1] + tile) * CELLS + cell]
-                out[day, row, column] = level + under.share * (total / trees_count)

@@ -54,7 +54,9 @@ def _weigh(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
                 short[i] = True
 
 
-def inverse_distance(points: Floats, values: Floats, targets: Floats, neighbours: int, power: float) -> Floats:
+def inverse_distance(
+    points: Floats, values: Floats, targets: Floats, neighbours: int, power: float, others: bool = False
+) -> Floats:
     """Mean of the nearest reporting points with weights distance**-power (Shepard 1968); at a reporting point its value.
 
     Reporting points that share a target's place are averaged. The value of a target depends on nothing but the points.
@@ -62,6 +64,7 @@ def inverse_distance(points: Floats, values: Floats, targets: Floats, neighbours
     Parameters
     ----------
     points : (n, d); values : (n, t) float64, NaN where silent; targets : (m, d)
+    others : the targets are the points themselves, each left out of its own neighbours
 
     Returns
     -------
@@ -69,14 +72,16 @@ def inverse_distance(points: Floats, values: Floats, targets: Floats, neighbours
     """
     out = np.full((values.shape[1], len(targets)), np.nan)
     rows = np.flatnonzero(np.isfinite(targets).all(axis=1))
-    tree, n = cKDTree(points), len(points)
+    tree, n = cKDTree(points), len(points) - others
     candidates = min(CANDIDATES * neighbours, n)
     while rows.size:
         short = np.zeros(rows.size, bool)
         step = max(1, QUERY_NUMBERS // candidates)
         for start in range(0, rows.size, step):
             part = slice(start, start + step)
-            distance, index = near.nearest_points(tree, targets[rows[part]], candidates)
+            distance, index = near.nearest_points(tree, targets[rows[part]], candidates + others)
+            if others:
+                distance, index = _without_own(distance, index, rows[part])
             _weigh(index, distance, values, neighbours, float(power), rows[part], out, short[part])
         rows = rows[short] if candidates < n else rows[:0]
         candidates = min(4 * candidates, n)
@@ -85,12 +90,17 @@ def inverse_distance(points: Floats, values: Floats, targets: Floats, neighbours
 
 def leave_one_out(points: Floats, values: Floats, neighbours: int, power: float) -> Floats:
     """(n, t) float64: each value predicted from all other points of its column; NaN where silent or alone."""
-    prediction = np.full(values.shape, np.nan)
-    for i in range(len(points)):
-        others = np.delete(np.arange(len(points)), i)
-        if others.size:
-            prediction[i] = inverse_distance(points[others], values[others], points[i : i + 1], neighbours, power)[:, 0]
+    if len(points) < 2:
+        return np.full(values.shape, np.nan)
+    prediction = inverse_distance(points, values, points, neighbours, power, others=True).T
     return np.where(np.isfinite(values), prediction, np.nan)
+
+
+def _without_own(distance: Floats, index: near.Integers, own: near.Integers) -> tuple[Floats, near.Integers]:
+    """Candidates (m, c) without the target's own point, or without the last where that is not among them (many at one place)."""
+    kept = index != own[:, None]
+    kept[kept.all(axis=1), -1] = False
+    return distance[kept].reshape(len(own), -1), index[kept].reshape(len(own), -1)
 
 
 def fill(
@@ -103,13 +113,14 @@ def fill(
         _fill_tiles(out, axes, chunk, group.points, group.silence, short, LANES)
         return short
 
-    near.fill(out, cells, points, values, neighbours, Radial(partial(_weights, power=power), None), finish)
+    weight = None if power == 2.0 else Radial(partial(_weights, power=power), None)
+    near.fill(out, cells, points, values, neighbours, weight, finish)
 
 
 def _weights(distance: Floats, power: float) -> Floats:
     """distance**-power; 0 at the place of a point, where the weight has no meaning."""
     with np.errstate(divide="ignore"):
-        weights = 1.0 / (distance * distance) if power == 2.0 else distance**-power
+        weights = distance**-power
     weights[distance <= COLOCATED] = 0.0
     return weights
 
@@ -117,18 +128,18 @@ def _weights(distance: Floats, power: float) -> Floats:
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fill_tiles(out, axes, chunk, points, silence, short, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """All tiles of a chunk; says in `short` (tiles, patterns) where candidates were too few."""
+    desk = near.desk_of(chunk, silence, lanes)
     for p in range(len(chunk.tiles)):
         tile = chunk.tiles[p]
-        own, distance, weights, nearest, certain = near.open_tile(p, axes, chunk, points, silence, lanes)
-        rooms = near.room(certain.size, own, silence)
-        at = _at_points(distance, certain.size, chunk.low[chunk.first[p] : chunk.first[p + 1]])
+        ground = near.open_tile(p, axes, chunk, points, len(silence.reporting), desk, lanes)
+        own, at = ground.own, _at_points(ground)
         some = at.any()
         for pattern in range(len(silence.reporting)):
-            sets, found, days = near.sets_of(pattern, tile, own, nearest, certain, silence, rooms)
-            if found < 0:
+            _, members, runs = near.sets_of(pattern, tile, ground, silence, desk, lanes)
+            if len(runs) == 0:
                 short[p, pattern] = True
                 continue
-            members, runs, k = rooms[1][:sets], rooms[2][:found], silence.needed[pattern]
+            days, k, sets = near.columns_of(pattern, silence), silence.needed[pattern], len(members)
             level, shares = np.zeros((sets, days.size)), np.zeros((sets, days.size, members.shape[1]))
             for s in range(sets):
                 for day in range(days.size):
@@ -136,19 +147,20 @@ def _fill_tiles(out, axes, chunk, points, silence, short, lanes):  # type: ignor
                         shares[s, day, j] = silence.values[own[members[s, j]], days[day]]
             present = np.zeros(members.shape[1])
             present[:k] = 1.0
-            near.sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, days)
+            near.sum_runs(out, tile, lanes, runs, members, level, shares, ground.weights, present, days)
             if some:
-                _repair(out, tile, at, runs, members[:, :k], distance, silence.values, own, days)
+                _repair(out, tile, at, runs, members[:, :k], ground.distance, silence.values, own, days)
 
 
 @njit(nogil=True, cache=True)
-def _at_points(distance, m, low):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _at_points(ground):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """(m,) bool: cells that lie at the place of a candidate."""
+    m = ground.placed.size
     at = np.zeros(m, np.bool_)
-    for j in range(low.size):
-        if low[j] <= COLOCATED:
+    for j in range(ground.own.size):
+        if ground.away[j] - ground.radius <= COLOCATED:
             for i in range(m):
-                at[i] |= distance[j * m + i] <= COLOCATED
+                at[i] |= ground.distance[j * m + i] <= COLOCATED
     return at
 
 

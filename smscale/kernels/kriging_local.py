@@ -72,22 +72,23 @@ def _fill_tiles(out, axes, chunk, points, silence, matrices, start, way, jitters
     """All tiles of a chunk; says in `short` (tiles, patterns) where candidates were too few, and returns the size of a system
     that could not be factored, 0 as a rule."""
     weighed = way.nonnegative or way.variance
+    desk = near.desk_of(chunk, silence, lanes)
     for p in range(len(chunk.tiles)):
         tile = chunk.tiles[p]
-        own, _, cross, nearest, certain = near.open_tile(p, axes, chunk, points, silence, lanes)
+        ground = near.open_tile(p, axes, chunk, points, len(silence.reporting), desk, lanes)
+        own, cross = ground.own, ground.weights
         matrix = matrices[start[p] : start[p + 1]].reshape(own.size, own.size)
-        rooms = near.room(certain.size, own, silence)
-        memory = _memory(rooms[0].shape[1], silence.needed.max(), len(silence.reporting))
+        memory = _memory((own.size + 63) // 64, silence.needed.max(), len(silence.reporting))
         for pattern in range(len(silence.reporting)):
-            sets, found, days = near.sets_of(pattern, tile, own, nearest, certain, silence, rooms)
-            if found < 0:
+            bits, members, runs = near.sets_of(pattern, tile, ground, silence, desk, lanes)
+            if len(runs) == 0:
                 short[p, pattern] = True
                 continue
-            members, runs, k = rooms[1][:sets], rooms[2][:found], silence.needed[pattern]
+            days, k, sets = near.columns_of(pattern, silence), silence.needed[pattern], len(members)
             inverses = np.empty((sets if weighed else 0, k + 1, _padded(k)))
             level, shares = np.empty((sets, days.size)), np.zeros((sets, days.size, members.shape[1]))
             for s in range(sets):
-                row, known = _recall(rooms[0][s], memory)
+                row, known = _recall(bits[s], memory)
                 kept = memory[2][row]
                 if not known and not _solve(matrix, members[s, :k], way.noise, jitters, weighed, kept):
                     return k

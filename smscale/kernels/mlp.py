@@ -2,8 +2,10 @@
 
 y = b2 + sum_c linear_c x_c + sum_j w2_j tanh(b1_j + sum_c w1_cj x_c).
 
-The tanh is what costs, not the product, so neurons go in pairs: two rational tanh share one division. Samples go in
-blocks that stay in the first-level cache; nothing of the size (samples, neurons) is ever written.
+The product and the tanh cost about the same. Neurons go in fours: they share what is read of the predictors, and four rational
+tanh one division. Samples go in blocks that stay in the first-level cache; nothing of the size (samples, neurons) is ever
+written. A bit for each cell says whether it has all predictors: 64 cells without are passed over at once, and those that have
+them move up side by side, 16 at a time.
 """
 
 from __future__ import annotations
@@ -18,14 +20,19 @@ from numpy.typing import ArrayLike, NDArray
 from smscale.kernels.planes import (
     BAND,
     ITEM,
+    LANES,
     MOST_ROWS,
     SLAB,
+    WORD,
     Index,
     find_known,
     find_rows,
-    pointer,
+    hold,
+    hold_some,
+    ones,
     slab,
     slabs,
+    trailing_zeros,
     value,
     views_of,
 )
@@ -33,7 +40,9 @@ from smscale.kernels.threads import in_threads
 
 Floats32 = NDArray[np.float32]
 
-#: Samples in a block: 12 predictors and 3 work rows of float32 fit 32 KiB of first-level cache.
+#: As many bits as values are copied at once.
+SOME = (1 << LANES) - 1
+#: Samples in a block: 12 predictors and 5 work rows of float32 are 37 KiB, about a first-level cache.
 BLOCK = 512
 
 #: tanh x = x P(x^2) / Q(x^2) on |x| <= 7.8, where 1 - tanh x = 3.4e-7. Our own minimax fit (Loeb's linearised least squares
@@ -139,30 +148,44 @@ def forward_block(
 
 
 @numba.njit(inline="always")
-def _gather(planes, steps, cells, size, bounds, block, filled):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Predictors of some cells of a row, within their bounds and less their shift, to block[:, filled : filled + size].
+def _gather(planes, steps, first, size, chosen, bounds, block, filled):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Predictors of the chosen (bits) of cells [first, first + size) of a row, less their shift and within bounds, to block[:, filled :].
 
-    cells : (size,) their places in the row, ascending;  bounds (3, k) : shift, lower, upper
+    What follows there, up to `filled` + 64, is overwritten.  bounds (3, k) : shift, lower, upper
     """
-    first = cells[0]
-    run = cells[size - 1] - first == size - 1
+    every = chosen == ~np.uint64(0) >> np.uint64(WORD - size)
     for c in range(planes.size):
         shift, least, most = bounds[0, c], bounds[1, c], bounds[2, c]
-        row = block[c, filled : filled + size]
-        if steps[c] == 0:
-            row[:] = min(max(value(planes[c]) - shift, least), most)
-        elif run and steps[c] == ITEM:
-            plane = numba.carray(pointer(planes[c] + first * ITEM), size)
-            for i in range(size):
-                row[i] = min(max(plane[i] - shift, least), most)
+        row, step, at = block[c], steps[c], planes[c] + first * steps[c]
+        if step == 0:
+            row[filled : filled + size] = min(max(value(at) - shift, least), most)
+        elif step == ITEM and size == WORD:
+            start, left = filled, chosen
+            for i in range(0, WORD, LANES):
+                if every:
+                    hold(at + i * ITEM, shift, least, most, row, filled + i)
+                elif left & np.uint64(SOME):
+                    hold_some(at + i * ITEM, shift, least, most, row, start, left)
+                    start += ones(left & np.uint64(SOME))
+                left >>= np.uint64(LANES)
         else:
             for i in range(size):
-                row[i] = min(max(value(planes[c] + cells[i] * steps[c]) - shift, least), most)
+                row[filled + i] = min(max(value(at + i * step) - shift, least), most)
+            if not every:
+                start, left = filled, chosen
+                while left:
+                    row[start] = row[filled + np.int64(trailing_zeros(left))]
+                    start += 1
+                    left &= left - np.uint64(1)
 
 
 @numba.njit(inline="always")
 def _network(block, neurons, bias, linear, work):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Network of a block (k, BLOCK), left in work[0]; work (5, BLOCK), neurons (h, k + 2), k and h multiples of four."""
+    """Network of the first BLOCK cells of a block (k, .), left in work[0]; work (5, BLOCK), neurons (h, k + 2), k and h multiples
+    of four.
+
+    Weights are named before a loop: LLVM would read them again in each step, as what is written might be one of them.
+    """
     h, k = neurons.shape[0], block.shape[0]
     total, a, b, d, e = work[0], work[1], work[2], work[3], work[4]
     total[:] = bias
@@ -173,15 +196,27 @@ def _network(block, neurons, bias, linear, work):  # type: ignore[no-untyped-def
             total[i] += l0 * p0[i] + l1 * p1[i] + l2 * p2[i] + l3 * p3[i]
     for j in range(0, h, 4):
         n0, n1, n2, n3 = neurons[j], neurons[j + 1], neurons[j + 2], neurons[j + 3]
-        a[:], b[:], d[:], e[:] = n0[k], n1[k], n2[k], n3[k]
+        t0, t1, t2, t3 = n0[k], n1[k], n2[k], n3[k]
         for c in range(0, k, 4):
             p0, p1, p2, p3 = block[c], block[c + 1], block[c + 2], block[c + 3]
-            for i in range(BLOCK):
-                x0, x1, x2, x3 = p0[i], p1[i], p2[i], p3[i]
-                a[i] += n0[c] * x0 + n0[c + 1] * x1 + n0[c + 2] * x2 + n0[c + 3] * x3
-                b[i] += n1[c] * x0 + n1[c + 1] * x1 + n1[c + 2] * x2 + n1[c + 3] * x3
-                d[i] += n2[c] * x0 + n2[c + 1] * x1 + n2[c + 2] * x2 + n2[c + 3] * x3
-                e[i] += n3[c] * x0 + n3[c + 1] * x1 + n3[c + 2] * x2 + n3[c + 3] * x3
+            a0, a1, a2, a3 = n0[c], n0[c + 1], n0[c + 2], n0[c + 3]
+            b0, b1, b2, b3 = n1[c], n1[c + 1], n1[c + 2], n1[c + 3]
+            d0, d1, d2, d3 = n2[c], n2[c + 1], n2[c + 2], n2[c + 3]
+            e0, e1, e2, e3 = n3[c], n3[c + 1], n3[c + 2], n3[c + 3]
+            if c == 0:
+                for i in range(BLOCK):
+                    x0, x1, x2, x3 = p0[i], p1[i], p2[i], p3[i]
+                    a[i] = t0 + a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+                    b[i] = t1 + b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+                    d[i] = t2 + d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
+                    e[i] = t3 + e0 * x0 + e1 * x1 + e2 * x2 + e3 * x3
+            else:
+                for i in range(BLOCK):
+                    x0, x1, x2, x3 = p0[i], p1[i], p2[i], p3[i]
+                    a[i] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+                    b[i] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+                    d[i] += d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
+                    e[i] += e0 * x0 + e1 * x1 + e2 * x2 + e3 * x3
         v0, v1, v2, v3 = n0[k + 1], n1[k + 1], n2[k + 1], n3[k + 1]
         for i in range(BLOCK):
             w = min(max(a[i], -TANH_LIMIT), TANH_LIMIT)
@@ -214,41 +249,44 @@ def _fill(  # type: ignore[no-untyped-def]
     """
     k, axes = strides.shape
     steps, columns = strides[:, axes - 1].copy(), shape[axes - 1]
-    band, runs = max(1, min(BAND // columns, MOST_ROWS)), -(-columns // BLOCK)
-    rows, known = np.empty((band, k), np.int64), np.empty((band, columns), np.uint8)
-    cells, where, filled = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), 0
-    block, work = np.zeros((linear.size, BLOCK), np.float32), np.empty((5, BLOCK), np.float32)
-    last = out.size // columns * runs
+    band, words = max(1, min(BAND // columns, MOST_ROWS)), -(-columns // WORD)
+    rows, known = np.empty((band, k), np.int64), np.empty((band, words), np.uint64)
+    where, filled = np.empty(BLOCK + WORD, np.int64), 0
+    block, work = np.zeros((linear.size, BLOCK + WORD), np.float32), np.empty((5, BLOCK), np.float32)
+    last = out.size // columns * words
     for number in range(last + 1):  # the last is none: what is left over is computed
-        row, first, found, done = number // runs, number % runs * BLOCK, 0, 0
+        row, first, left = number // words, number % words * WORD, np.uint64(0)
         if number < last:
             if row % band == 0 and first == 0:
                 count = min(band, out.size // columns - row)
                 find_rows(addresses, strides, shape, row, count, rows)
-                find_known(rows, count, steps, order, known[:count])
-            size, at = min(BLOCK, columns - first), row * columns
-            marks = known[row % band, first : first + size]
-            for j in range(size):
-                cells[found] = first + j
-                found += marks[j]
-            if found < size:
-                out[at + first : at + first + size] = np.nan
-        while done < found or (number == last and filled > 0):
-            taken = min(found - done, BLOCK - filled)
-            if taken > 0:
-                _gather(rows[row % band], steps, cells[done : done + taken], taken, bounds, block, filled)
-                for j in range(taken):
-                    where[filled + j] = at + cells[done + j]
-            filled += taken
-            done += taken
-            if filled == BLOCK or number == last:
-                _network(block, neurons, bias, linear, work)
-                if filled > 0 and where[filled - 1] - where[0] == filled - 1:
-                    out[where[0] : where[0] + filled] = work[0, :filled]
-                else:
-                    for j in range(filled):
-                        out[where[j]] = work[0, j]
-                filled = 0
+                find_known(rows, count, columns, steps, order, known)
+            size, at, left = min(WORD, columns - first), row * columns + first, known[row % band, first // WORD]
+            if left != ~np.uint64(0) >> np.uint64(WORD - size):
+                out[at : at + size] = np.nan
+        if left:
+            before = WORD - size if columns >= WORD else 0  # what is beyond the end is read before
+            _gather(
+                rows[row % band], steps, first - before, size + before, left << np.uint64(before), bounds, block, filled
+            )
+            while left:
+                where[filled] = at + np.int64(trailing_zeros(left))
+                left &= left - np.uint64(1)
+                filled += 1
+        if filled >= BLOCK or (number == last and filled > 0):
+            _network(block, neurons, bias, linear, work)
+            done = min(filled, BLOCK)
+            if where[done - 1] - where[0] == done - 1:
+                out[where[0] : where[0] + done] = work[0, :done]
+            else:
+                for j in range(done):
+                    out[where[j]] = work[0, j]
+            filled -= done
+            for j in range(filled):
+                where[j] = where[BLOCK + j]
+            for c in range(k):
+                for j in range(filled):
+                    block[c, j] = block[c, BLOCK + j]
 
 
 def pack(w1: ArrayLike, b1: ArrayLike, w2: ArrayLike) -> Floats32:

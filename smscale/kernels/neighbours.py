@@ -1,7 +1,7 @@
 """The nearest reporting points of every cell of a grid, found tile by tile, for many columns (times) at once.
 
 All cells of a small tile have their nearest points among the few that are nearest to its middle, give or take the
-diagonal of the tile: only those few, its candidates, are ranked for each cell (`neighbour_ranks`). Python finds the
+diagonal of the tile: only among those few, its candidates, a cell's neighbours are sought (`neighbour_ranks`). Python finds the
 candidates of a chunk of tiles; compiled code then does one tile after the other, whose arrays stay in the processor's
 cache. A set of neighbours is what it is whatever the tile, so that a cell's value does not depend on the grid that is
 asked for with it.
@@ -20,8 +20,9 @@ from scipy.spatial import cKDTree
 
 from smscale.grid import EARTH_RADIUS_KM
 from smscale.kernels import radial as rad
-from smscale.kernels.neighbour_ranks import find_sets, mask_of, rank
+from smscale.kernels.neighbour_ranks import RANKED, find_sets, rank
 from smscale.kernels.radial import NODES, SLACK, Radial
+from smscale.kernels.sphere import COLOCATED
 from smscale.kernels.threads import in_threads
 
 Floats = NDArray[np.float64]
@@ -40,6 +41,8 @@ WORTH = 4 * NODES
 SHARED = 256
 #: How many standard deviations of a negative binomial the ranks that times share reach beyond their mean.
 SPREAD = 4.0
+#: In place of where a candidate's weights are taken from.
+LINE, SQUARE = -1, -2
 
 
 def silence_patterns(values: Floats) -> Iterator[Pattern]:
@@ -121,21 +124,35 @@ class Group(NamedTuple):
         return _group(self.points[points], silence.values[points], own, silence.needed[pattern])
 
 
+class Place(NamedTuple):
+    """What a `Chunk` says of tiles and candidates, without weights."""
+
+    tiles: Integers
+    middle: Floats
+    reach: Floats
+    radius: Floats
+    candidates: Integers
+    first: Integers
+    away: Floats
+
+
 class Chunk(NamedTuple):
     """Tiles with their candidates, one after the other.
 
     tiles (p, 4): first and last + 1 row, first and last + 1 column; middle (p, d); reach (p,): every point nearer to the middle
-    is a candidate; candidates (c,): points, ascending in each tile, which start at first (p + 1,); low (c,): a lower bound of
-    their distance; centre, scale (c,), coefficients (c, q): polynomial of the weight; taken: weights of candidates whose polynomial
-    is not good, for each cell of their tile from taken_from (c,) on, which is -1 for the others.
+    is a candidate; radius (p,): no cell is further from the middle; candidates (c,): points, ascending in each tile, which start at
+    first (p + 1,); away (c,): their distance from the middle; centre, scale (c,), coefficients (c, q): polynomial of the weight;
+    taken: weights of candidates whose polynomial is not good, for each cell of their tile from taken_from (c,) on, which is `LINE`
+    where there is a polynomial, and `SQUARE` for all where the weight is distance**-2.
     """
 
     tiles: Integers
     middle: Floats
     reach: Floats
+    radius: Floats
     candidates: Integers
     first: Integers
-    low: Floats
+    away: Floats
     centre: Floats
     scale: Floats
     coefficients: Floats
@@ -143,12 +160,41 @@ class Chunk(NamedTuple):
     taken_from: Integers
 
 
+class Ground(NamedTuple):
+    """What all patterns share of a tile of m cells with c candidates.
+
+    own (c,): candidates' points; distance, weights (c * m + lanes,), candidate by candidate; away (c,): from the middle; order (c,):
+    candidates, nearest to the middle first; reach, radius: as in `Chunk`; placed (m,): cells that have a place; whole: all have; nearest: of `rank`, empty where nothing is ranked.
+    """
+
+    own: Integers
+    distance: Floats
+    weights: Floats
+    away: Floats
+    order: Integers
+    reach: float
+    radius: float
+    placed: NDArray[np.bool_]
+    whole: bool
+    nearest: NDArray[np.uint64]
+
+
+class Desk(NamedTuple):
+    """Memory that the tiles of a chunk use one after another: distances and weights, and what `sets_of` fills, all flat."""
+
+    distance: Floats
+    weights: Floats
+    bits: NDArray[np.uint64]
+    members: Integers
+    runs: Integers
+
+
 #: Fills the cells of a chunk in `out` (t, m, n) and says for which (tiles, patterns) the candidates did not suffice.
 Finish = Callable[[Singles, Axes, Chunk, Group], NDArray[np.bool_]]
 
 
 def fill(
-    out: Singles, cells: Cells, points: Floats, values: Floats, neighbours: int, weight: Radial, finish: Finish
+    out: Singles, cells: Cells, points: Floats, values: Floats, neighbours: int, weight: Radial | None, finish: Finish
 ) -> None:
     """Fill `out` (t, m, n) from the nearest reporting points of each cell; NaN where none reports.
 
@@ -157,7 +203,7 @@ def fill(
     Parameters
     ----------
     points : (n, 3 | 4) float64, km, of `chord_points`; values : (n, t) float64, NaN where silent
-    weight : function of distance that `finish` needs of each cell and candidate
+    weight : function of distance that `finish` needs of each cell and candidate; None for distance**-2, 0 at the point's place
     """
     out[~np.isfinite(values).any(axis=0)] = np.nan
     axes = _axes(cells, points.shape[1])
@@ -176,7 +222,7 @@ def _axes(cells: Cells, dimensions: int) -> Axes:
     return Axes(np.cos(lam), np.sin(lam), np.cos(phi), np.sin(phi), height, float(cells.rise))
 
 
-def _work(out: Singles, axes: Axes, group: Group, weight: Radial, finish: Finish, tiles: Integers) -> None:
+def _work(out: Singles, axes: Axes, group: Group, weight: Radial | None, finish: Finish, tiles: Integers) -> None:
     chunk, crowded = _chunk(axes, group, weight, tiles)
     if len(crowded):
         _work(out, axes, group, weight, finish, _quarters(crowded))
@@ -250,14 +296,14 @@ def _quarters(tiles: Integers) -> Integers:
     return np.array(parts, np.int64)
 
 
-def _chunk(axes: Axes, group: Group, weight: Radial, tiles: Integers) -> tuple[Chunk, Integers]:
+def _chunk(axes: Axes, group: Group, weight: Radial | None, tiles: Integers) -> tuple[Chunk, Integers]:
     """The tiles with their candidates, and those tiles that have too many and can be cut."""
     count = (tiles[:, 1] - tiles[:, 0]) * (tiles[:, 3] - tiles[:, 2])
     middle, radius = _locate(tiles, axes, group.points.shape[1])
     n = len(group.points)
     wanted = min(n, 2 * group.depth + 16)
     apart, index = group.tree.query(middle, k=np.arange(1, wanted + 1))
-    reach = apart[:, group.depth - 1] + 2.0 * radius + SLACK
+    reach = apart[:, group.depth - 1] + (2.0 * radius + SLACK)  # rounded as in `find_sets`
     full = (apart[:, -1] <= reach) & (wanted < n)
     crowded = full & (count > 1)
     if full[~crowded].any():  # many points at one place
@@ -265,18 +311,27 @@ def _chunk(axes: Axes, group: Group, weight: Radial, tiles: Integers) -> tuple[C
     kept = ~crowded
     tiles, middle, radius, reach, crowd = tiles[kept], middle[kept], radius[kept], reach[kept], tiles[crowded]
     candidates, away, first = _candidates(apart[kept], index[kept], reach)
-    own = np.diff(first)
-    around, cells = np.repeat(radius, own), np.repeat(count[kept], own)
-    low, high = np.maximum(away - around, 0.0), away + around
-    lines = rad.polynomials(weight, low, high)
+    place = Place(tiles, middle, reach, radius, candidates, first, away)
+    if weight is None:
+        none = np.empty(0)
+        plain = np.full(away.size, SQUARE)
+        return Chunk(*place, none, none, np.empty((0, NODES)), none, plain), crowd
+    return _weighed(place, count[kept], weight, axes, group.points), crowd
+
+
+def _weighed(place: Place, count: Integers, weight: Radial, axes: Axes, points: Floats) -> Chunk:
+    """With the weights of candidates as functions of distance, for tiles of `count` (p,) cells."""
+    own = np.diff(place.first)
+    around, cells = np.repeat(place.radius, own), np.repeat(count, own)
+    lines = rad.polynomials(weight, np.maximum(place.away - around, 0.0), place.away + around)
     plain = ~lines.smooth | (cells < WORTH)
     taken = np.empty(int(cells[plain].sum()))
-    taken_from = np.where(plain, _starts(np.where(plain, cells, 0))[:-1], -1)
-    chunk = Chunk(tiles, middle, reach, candidates, first, low, *lines[:3], taken, taken_from)
+    taken_from = np.where(plain, _starts(np.where(plain, cells, 0))[:-1], LINE)
+    chunk = Chunk(*place, *lines[:3], taken, taken_from)
     if taken.size:
-        _take(chunk, axes, group.points)
+        _take(chunk, axes, points)
         taken[:] = weight.in_pieces(taken)
-    return chunk, crowd
+    return chunk
 
 
 @njit(nogil=True, cache=True)
@@ -393,17 +448,31 @@ def _take(chunk, axes, points):  # type: ignore[no-untyped-def]  # pragma: no co
 
 
 @njit(nogil=True, cache=True)
-def open_tile(p, axes, chunk, points, silence, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """What all patterns share of tile p.
+def desk_of(chunk, silence, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Room for the largest tile of a chunk."""
+    numbers = words = cells = 0
+    for p in range(len(chunk.tiles)):
+        tile, c = chunk.tiles[p], chunk.first[p + 1] - chunk.first[p]
+        m = (tile[1] - tile[0]) * (tile[3] - tile[2])
+        numbers, words, cells = max(numbers, c * m), max(words, m * ((c + 63) // 64)), max(cells, m)
+    most = (silence.needed.max() + 3) // 4 * 4
+    return Desk(
+        np.empty(numbers + lanes),
+        np.empty(numbers + lanes),
+        np.empty(words, np.uint64),
+        np.empty(cells * most, np.int64),
+        np.empty(3 * cells, np.int64),
+    )
 
-    Returns
-    -------
-    own : (c,) candidates; distance, weights : (c * m + lanes,) float64, of candidates and cells; nearest, certain : of `rank`
-    """
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def open_tile(p, axes, chunk, points, patterns, desk, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """The `Ground` of tile p for so many patterns, in the memory of the desk."""
     own = chunk.candidates[chunk.first[p] : chunk.first[p + 1]]
+    away = chunk.away[chunk.first[p] : chunk.first[p + 1]]
     place = _places(chunk.tiles[p], axes, points.shape[1])
     m = place.shape[1]
-    distance, weights = np.empty(own.size * m + lanes), np.empty(own.size * m + lanes)
+    distance, weights = desk.distance[: own.size * m + lanes], desk.weights[: own.size * m + lanes]
     distance[own.size * m :], weights[own.size * m :] = 0.0, 0.0
     for j in range(own.size):
         row, apart, line = chunk.first[p] + j, distance[j * m : (j + 1) * m], weights[j * m : (j + 1) * m]
@@ -411,27 +480,36 @@ def open_tile(p, axes, chunk, points, silence, lanes):  # type: ignore[no-untype
         start = chunk.taken_from[row]
         if start >= 0:
             line[:] = chunk.taken[start : start + m]
+        elif start == SQUARE:
+            for i in range(m):
+                line[i] = 1.0 / (apart[i] * apart[i]) if apart[i] > COLOCATED else 0.0
         else:
             rad.evaluate(line, apart, chunk.centre[row], chunk.scale[row], chunk.coefficients[row])
-    safe = chunk.reach[p] - _away(place, chunk.middle[p]) - 0.5 * SLACK
-    nearest, certain = rank(distance, safe, len(silence.reporting), silence.needed[0], lanes)
-    return own, distance, weights, nearest, certain
+    placed = np.isfinite(_away(place, chunk.middle[p]))
+    ranked = patterns > 1 and own.size <= RANKED
+    nearest = rank(distance, placed, own.size) if ranked else np.empty((0, 0), np.uint64)
+    whole = bool(placed.all())
+    return Ground(
+        own, distance, weights, away, np.argsort(away), chunk.reach[p], chunk.radius[p], placed, whole, nearest
+    )
 
 
 @njit(nogil=True, cache=True)
-def room(m, own, silence):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Arrays that `sets_of` fills, large enough for every pattern: bits, members (a multiple of 4 wide), runs."""
-    words, most = (own.size + 63) // 64, (silence.needed.max() + 3) // 4 * 4
-    return np.empty((m, words), np.uint64), np.empty((m, most), np.int64), np.empty((m, 3), np.int64)
+def sets_of(pattern, tile, ground, silence, desk, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Sets of the cells of a tile: bits (s, w), members (s, q), q a multiple of 4; runs (r, 3), none if candidates may be too few."""
+    m, words, needed = ground.placed.size, (ground.own.size + 63) // 64, silence.needed[pattern]
+    most = desk.members.size // (desk.runs.size // 3)
+    bits, members = desk.bits[: m * words].reshape(m, words), desk.members[: m * most].reshape(m, most)
+    runs = desk.runs[: 3 * m].reshape(m, 3)
+    heard = silence.reporting[pattern][ground.own]
+    sets, found = find_sets(ground, heard, needed, tile[3] - tile[2], lanes, bits, members, runs)
+    return bits[:sets], members[:sets], runs[: max(found, 0)]
 
 
 @njit(nogil=True, cache=True)
-def sets_of(pattern, tile, own, nearest, certain, silence, rooms):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """How many sets the cells of a tile have, how many runs (-1: candidates were too few), and the pattern's columns."""
-    bits, members, runs = rooms
-    mask = mask_of(silence.reporting[pattern], own)
-    sets, found = find_sets(nearest, certain, mask, silence.needed[pattern], tile[3] - tile[2], bits, members, runs)
-    return sets, found, silence.columns[silence.first[pattern] : silence.first[pattern + 1]]
+def columns_of(pattern, silence):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """(c,) columns of values at which the pattern is."""
+    return silence.columns[silence.first[pattern] : silence.first[pattern + 1]]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})

@@ -12,6 +12,8 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
 from numba.extending import intrinsic as _intrinsic
 from numpy.typing import NDArray
 
@@ -27,10 +29,17 @@ SLAB, TABLE = 1 << 17, 1 << 19
 BAND, MOST_ROWS = 1 << 13, 64
 #: Cells along each axis that are looked at to find which planes have gaps.
 SAMPLED = 16
-#: Bytes of a float32, and the largest.
-ITEM, LARGEST = 4, np.finfo(np.float32).max
-#: Compiled, it takes no typing context; mypy does not know that.
+#: Bytes of a float32, and the largest; cells that have a bit each in an integer.
+ITEM, LARGEST, WORD = 4, np.finfo(np.float32).max, 64
+#: Values that are copied at once.
+LANES = 16
+#: The bits of an infinite float32 without its sign, moved up by one: those of finite ones are less.
+INFINITE = 0xFF000000
+#: Bytes of a line of cache, and how far ahead lines are asked for: planes change too often for the processor to foresee it.
+LINE, AHEAD = 64, 4096
+#: Compiled, they take no typing context; mypy does not know that.
 intrinsic: Any = _intrinsic
+trailing_zeros: Any = _trailing_zeros
 
 
 class Slab(NamedTuple):
@@ -173,6 +182,78 @@ def value(typing, address):  # type: ignore[no-untyped-def]  # pragma: no cover 
     return types.float32(address), code
 
 
+@intrinsic
+def hold(typing, address, shift, least, most, row, start):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """The 16 float32 from an address on, less a shift and then within bounds, to row[start : start + 16]."""
+
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        _put(context, builder, signature.args[4], arguments[4:], _held(builder, *arguments[:4]))
+        return context.get_dummy_value()
+
+    return types.void(address, shift, least, most, row, start), code
+
+
+@intrinsic
+def hold_some(typing, address, shift, least, most, row, start, chosen):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """As `hold`, of those values whose bit is set: side by side from row[start] on; the rest of the 16 is overwritten, too.
+
+    One instruction with AVX-512; elsewhere LLVM (from 19 on) makes a loop of it.
+    """
+
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        lanes, bits = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(1), LANES)
+        kind = ir.FunctionType(lanes, [lanes, bits, lanes])
+        compress = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.experimental.vector.compress.v{LANES}f32"
+        )
+        mask = builder.bitcast(builder.trunc(arguments[6], ir.IntType(LANES)), bits)
+        found = builder.call(compress, [_held(builder, *arguments[:4]), mask, ir.Constant(lanes, ir.Undefined)])
+        _put(context, builder, signature.args[4], arguments[4:6], found)
+        return context.get_dummy_value()
+
+    return types.void(address, shift, least, most, row, start, chosen), code
+
+
+def _held(builder: Any, address: Any, shift: Any, least: Any, most: Any) -> Any:
+    """16 float32 from an address on, less a shift and then within bounds."""
+    lanes = ir.VectorType(ir.FloatType(), LANES)
+    found = builder.load(builder.inttoptr(address, lanes.as_pointer()), align=1)
+    found = builder.fsub(found, _spread(builder, shift))
+    for sign, bound in ((">", _spread(builder, least)), ("<", _spread(builder, most))):
+        found = builder.select(builder.fcmp_ordered(sign, found, bound), found, bound)
+    return found
+
+
+def _put(context: Any, builder: Any, kind: Any, place: Any, found: Any) -> None:
+    """Write 16 float32 to a place: an array and an index."""
+    array = context.make_array(kind)(context, builder, place[0])
+    builder.store(found, builder.bitcast(builder.gep(array.data, [place[1]]), found.type.as_pointer()), align=4)
+
+
+@intrinsic
+def ones(typing, bits):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """How many bits of an uint64 are set."""
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
+
+
+def _fetch(builder: Any, address: Any, size: int) -> None:
+    """Ask for so many bytes from an address on, wherever that is, to be in cache soon."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    read, keep, data = (ir.Constant(number, given) for given in (0, 3, 1))
+    for line in range(0, size, LINE):
+        at = builder.inttoptr(builder.add(address, ir.Constant(address.type, line)), byte)
+        builder.call(fetch, [at, read, keep, data])
+
+
+def _spread(builder: Any, number: Any) -> Any:
+    """A number in all 16 lanes."""
+    lanes, first = ir.VectorType(number.type, LANES), ir.IntType(32)
+    alone = builder.insert_element(ir.Constant(lanes, ir.Undefined), number, ir.Constant(first, 0))
+    return builder.shuffle_vector(alone, alone, ir.Constant(ir.VectorType(first, LANES), [0] * LANES))
+
+
 @numba.njit(inline="always")
 def find_rows(addresses, strides, shape, first, count, rows):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Addresses (count, k) of the first cells of rows; a row is what lies along the last axis of `shape` (d,)."""
@@ -186,32 +267,53 @@ def find_rows(addresses, strides, shape, first, count, rows):  # type: ignore[no
                 rows[i, c] += place * strides[c, axis]
 
 
-@numba.njit(inline="always")
-def find_known(rows, count, steps, order, known):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Mark in known (count, n) uint8 the cells whose predictors are all finite.
+@intrinsic
+def _finite(typing, address):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """A bit for each of the 64 float32 from an address on: whether it is a number, and finite."""
 
-    Plane by plane through all rows: memory is fast where what is read next lies next. A row without cells is not read on.
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        lanes = ir.VectorType(ir.IntType(32), WORD)
+        bits = builder.load(builder.inttoptr(arguments[0], lanes.as_pointer()), align=1)
+        _fetch(builder, builder.add(arguments[0], ir.Constant(arguments[0].type, AHEAD)), WORD * ITEM)
+        twice = builder.shl(bits, ir.Constant(lanes, [1] * WORD))
+        found = builder.icmp_unsigned("<", twice, ir.Constant(lanes, [INFINITE] * WORD))
+        return builder.bitcast(found, ir.IntType(WORD))
+
+    return types.uint64(address), code
+
+
+@numba.njit(inline="always")
+def find_known(rows, count, columns, steps, order, known):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Set in known (count, w) uint64 the bits of the cells whose predictors are all finite; 64 columns have a word.
+
+    Plane by plane through all rows: memory is fast where what is read next lies next. Words without cells are not read on.
 
     rows (count, k) addresses, steps (k,) bytes from cell to cell
     """
-    known[:] = 1
+    none, last = np.uint64(0), known.shape[1] - 1
+    short = (last + 1) * WORD - columns
+    for i in range(count):
+        known[i] = ~none
+        known[i, last] = ~none >> np.uint64(short)
     for c in order:
+        step = steps[c]
         for i in range(count):
-            start, marks, left = rows[i, c], known[i], np.uint8(0)
-            for j in range(marks.size):
-                left |= marks[j]
-            if not left:
-                continue
-            if steps[c] == 0:
+            start, words = rows[i, c], known[i]
+            if step == 0:
                 if not abs(value(start)) <= LARGEST:
-                    marks[:] = 0
-            elif steps[c] == ITEM:
-                plane = numba.carray(pointer(start), marks.size)
-                for j in range(marks.size):
-                    marks[j] &= np.uint8(abs(plane[j]) <= LARGEST)
-            else:
-                for j in range(marks.size):
-                    marks[j] &= np.uint8(abs(value(start + j * steps[c])) <= LARGEST)
+                    words[:] = none
+                continue
+            for w in range(last + 1):
+                if words[w] == none:
+                    continue
+                beyond, at = short if w == last else 0, start + w * WORD * step
+                if step == ITEM and columns >= WORD:  # what is beyond the end is read before
+                    words[w] &= _finite(at - beyond * ITEM) >> np.uint64(beyond)
+                else:
+                    found = none
+                    for j in range(WORD - beyond):
+                        found |= np.uint64(abs(value(at + j * step)) <= LARGEST) << np.uint64(j)
+                    words[w] &= found
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -219,15 +321,18 @@ def _collect(table, cells, shape, addresses, strides, order):  # type: ignore[no
     """Fill the table (n, k) and the places (n,) of the cells of a slab that have all predictors; how many they are."""
     steps, columns, found = strides[:, shape.size - 1].copy(), shape[shape.size - 1], 0
     band = max(1, min(BAND // columns, MOST_ROWS))
-    rows, known = np.empty((band, steps.size), np.int64), np.empty((band, columns), np.uint8)
+    rows, known = np.empty((band, steps.size), np.int64), np.empty((band, -(-columns // WORD)), np.uint64)
     total = cells.size // columns
     for top in range(0, total, band):
         count = min(band, total - top)
         find_rows(addresses, strides, shape, top, count, rows)
-        find_known(rows, count, steps, order, known[:count])
+        find_known(rows, count, columns, steps, order, known)
         for i in range(count):
-            for j in range(columns):
-                if known[i, j]:
+            for w in range(known.shape[1]):
+                left = known[i, w]
+                while left:
+                    j = w * WORD + np.int64(trailing_zeros(left))
+                    left &= left - np.uint64(1)
                     cells[found] = (top + i) * columns + j
                     for c in range(steps.size):
                         table[found, c] = value(rows[i, c] + j * steps[c])

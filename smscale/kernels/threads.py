@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -27,6 +27,11 @@ def in_threads(work: Callable[[Any], object], parts: Iterable[Any], *, uses_blas
     given_up = _blas().limit(limits=1) if uses_blas else nullcontext()
     with given_up, ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, parts))
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """BLAS with one thread: how many share a factorisation or a product changes its rounding."""
+    return _blas().limit(limits=1)
 
 
 @cache

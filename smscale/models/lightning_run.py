@@ -19,6 +19,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from smscale.errors import InputError
@@ -59,6 +60,9 @@ def trainer_for(accelerator: str, devices: Any, epochs: int, options: Mapping[st
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise InputError(f"accelerator={accelerator!r} needs a CUDA device, and there is none; take 'auto' or 'cpu'")
+    if devices == 1 and not {"plugins", "num_nodes", "strategy"} & set(options):
+        # A batch system's number of tasks is no business of a fit on one device.
+        options = {**options, "plugins": [LightningEnvironment()]}
     cpus = os.cpu_count() or 1
     if accelerator == "cpu" and _count(devices) > cpus:
         raise InputError(f"devices={devices!r}, but this machine has {cpus} CPUs; take at most so many")

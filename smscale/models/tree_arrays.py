@@ -1,4 +1,4 @@
-"""Regression trees as flat arrays: taken from a fitted forest, checked, and walked without scikit-learn."""
+"""Regression trees as flat arrays: taken from a fitted forest, checked, and followed without scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from smscale.kernels.planes import by_rows
 
 Arrays = dict[str, NDArray[Any]]
 
-#: Rows that walk one tree after another, so that a tree comes from memory once for all of them; and those of them that walk side
-#: by side, so that none waits for what another reads: found by trial (benchmarks/forest.py).
-ROWS, ABREAST = 1 << 14, 32
 LEAF = -1
 #: Arrays of a forest: one value for each node of all trees, and each tree's first node.
 NODES = {
@@ -110,43 +107,6 @@ def _linear(
         out[row] = total
 
 
-@numba.njit(nogil=True, cache=True)
-def _walk(
-    X: NDArray[np.float32],
-    feature: NDArray[np.int32],
-    threshold: NDArray[np.float32],
-    left: NDArray[np.int32],
-    right: NDArray[np.int32],
-    value: NDArray[np.float64],
-    root: NDArray[np.int64],
-    out: NDArray[np.float64],
-) -> None:
-    """Mean of all trees for each row; sums in tree order, as scikit-learn with one thread."""
-    total, at = np.empty(min(ROWS, X.shape[0])), np.empty(ABREAST, np.int32)
-    for start in range(0, X.shape[0], ROWS):
-        stop = min(start + ROWS, X.shape[0])
-        total[:] = 0.0
-        for tree in range(root.size - 1):
-            for first in range(start, stop, ABREAST):
-                count = min(ABREAST, stop - first)
-                at[:] = root[tree]
-                moved = True
-                while moved:
-                    moved = False
-                    for i in range(count):
-                        node = at[i]
-                        column = feature[node]
-                        leaf = column < 0  # whatever stands there as its children
-                        below = X[first + i, max(column, 0)] <= threshold[node]
-                        then = left[node] if below else right[node]
-                        at[i] = node if leaf else then
-                        moved |= not leaf
-                for i in range(count):
-                    total[first - start + i] += value[at[i]]
-        for row in range(start, stop):
-            out[row] = total[row - start] / (root.size - 1)
-
-
 @dataclass(frozen=True, eq=False)
 class ForestPredictor:
     """A forest as arrays, all trees in a row: feature (-1 at a leaf), threshold, left, right, value; root of each tree.
@@ -165,10 +125,7 @@ class ForestPredictor:
 
     def predict(self, X: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """(n,) float32 for X (n, k) finite."""
-        X = as_planes(X, self.predictors, "forest")
-        out = np.empty(len(X))
-        _walk(X, self.feature, self.threshold, self.left, self.right, self.value, self.root, out)
-        return (self.linear.under(X) + self.linear.share * out).astype(np.float32)
+        return forest_tiles.predict(as_planes(X, self.predictors, "forest"), *self._parts)
 
     def predict_planes(self, planes: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """One broadcastable array of real numbers per predictor -> float32 of their common shape, as `predict`, bit by bit.
@@ -184,15 +141,19 @@ class ForestPredictor:
             return by_rows(given, self.predict).reshape(out.shape)
         axes = max(3, out.ndim)
         given = [plane[(None,) * (axes - plane.ndim)] for plane in given]
-        trees = forest_tiles.Trees(*(getattr(self, name) for name in forest_tiles.Trees._fields))
-        under = forest_tiles.Under(*(getattr(self.linear, name) for name in forest_tiles.Under._fields))
         whole = out.reshape((1,) * (axes - out.ndim) + out.shape)
         for index in np.ndindex(whole.shape[:-3]):
             parts = [
                 plane[tuple(i % size for i, size in zip(index, plane.shape, strict=False))] for plane in given
             ]  # an axis of one plane stands for all: i % 1 is 0
-            forest_tiles.fill(whole[index], parts, trees, under)
+            forest_tiles.fill(whole[index], parts, *self._parts)
         return out
+
+    @property
+    def _parts(self) -> tuple[forest_tiles.Trees, forest_tiles.Under]:
+        """As compiled code takes them."""
+        trees = forest_tiles.Trees(*(getattr(self, name) for name in forest_tiles.Trees._fields))
+        return trees, forest_tiles.Under(*(getattr(self.linear, name) for name in forest_tiles.Under._fields))
 
 
 def as_planes(X: NDArray[np.floating[Any]], predictors: int, name: str) -> NDArray[np.float32]:

@@ -12,11 +12,13 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from smscale import blocks, cluster, store
+from smscale.block_plan import Plan
 from smscale.blocks import Ledger
 from smscale.config import Recipe, read_yaml
 from smscale.errors import RecipeError, StoreError
 from smscale.pipeline.layout import layout_of
 from smscale.pipeline.run import Run, claim, inscribe
+from smscale.places import Place, is_remote, place, reach
 from smscale.workspace import PRODUCTS, Workspace, remove
 
 Say = Callable[[str], Any]
@@ -51,7 +53,7 @@ def run(
     with workspace.held():
         if fresh:
             _clear(workspace)
-        recipe = _with_region(recipe)
+        recipe = with_region(recipe)
         claim(recipe, workspace)
         stages = _stages(recipe)
         wanted = [only] if only else list(stages)
@@ -60,7 +62,7 @@ def run(
         for leftover in (workspace.cube, workspace.maps_path):
             store.sweep(leftover)
         # One BLAS thread here as on the workers: more would sum in another order, and give other last bits.
-        with threadpool_limits(1), _workers(recipe, cluster) as client:
+        with threadpool_limits(1), _workers(recipe, cluster, say) as client:
             going = Run(recipe, workspace, tuple(stages), tuple(wanted), client, progress, say)
             _check_models(recipe, workspace)
             if only:
@@ -82,7 +84,7 @@ def run(
 
 
 def simulate(
-    world: Path, out: Path, cluster: str | None = "local", progress: bool = True, say: Say = lambda text: None
+    world: Path, out: Place, cluster: str | None = "local", progress: bool = True, say: Say = lambda text: None
 ) -> None:
     """Write a nature run: product files in their real formats, with the truth beside them."""
     from smscale.config import Resources
@@ -90,7 +92,7 @@ def simulate(
     if _is_other_world(world, out):
         raise StoreError(f"{out} holds another nature run (see its world.yaml): name another folder, or remove it")
     resources = Resources()
-    with _connect(cluster, resources.workers, resources.memory_per_worker) as client:
+    with _connect(cluster, resources.workers, resources.memory_per_worker, say) as client:
         _simulate(world, out, client, progress, say)
     say(f"files      {out}\ntruth      {out / 'truth.zarr'}\n")
 
@@ -133,24 +135,32 @@ def _stages(recipe: Recipe) -> dict[str, Callable[[Run], dict[str, Any]]]:
     from smscale.pipeline.ingest import ingest
     from smscale.pipeline.match import match
     from smscale.pipeline.plan import plan_of
+    from smscale.pipeline.stations import station_count
     from smscale.pipeline.train import train
 
     layout = layout_of(recipe)
-    plan = plan_of(recipe, layout)
+    plan_of(recipe, layout)  # refused before anything is done
 
-    def inputs(run: Run) -> Path:
-        return recipe.resolve(recipe.inputs) if recipe.inputs else run.workspace.root / "world"
+    def plan(run: Run) -> Plan:
+        return plan_of(recipe, layout, station_count(run.workspace))
 
-    def truth(run: Run) -> Path | None:
+    def inputs(run: Run) -> Place:
+        if not recipe.inputs:
+            return run.workspace.root / "world"
+        found = place(recipe.inputs) if is_remote(recipe.inputs) else recipe.resolve(recipe.inputs)
+        reach(found)
+        return found
+
+    def truth(run: Run) -> Place | None:
         return run.workspace.root / "world" / "truth.zarr" if recipe.world else None
 
     return {
         "ingest": lambda run: ingest(run, layout, inputs(run)),
         "match": lambda run: match(run, layout),
         "train": train,
-        "downscale": lambda run: downscale(run, layout, plan),
-        "fuse": lambda run: fuse(run, layout, plan),
-        "evaluate": lambda run: evaluate(run, layout, plan, truth(run)),
+        "downscale": lambda run: downscale(run, layout, plan(run)),
+        "fuse": lambda run: fuse(run, layout, plan(run)),
+        "evaluate": lambda run: evaluate(run, layout, plan(run), truth(run)),
     }
 
 
@@ -158,7 +168,7 @@ def _world_file(recipe: Recipe) -> Path:
     return recipe.resolve(str(recipe.world))
 
 
-def _with_region(recipe: Recipe) -> Recipe:
+def with_region(recipe: Recipe) -> Recipe:
     """A recipe that names no region takes that of its outline or its world, and of that the period."""
     if recipe.outline:
         from smscale.sources import outline
@@ -173,7 +183,7 @@ def _with_region(recipe: Recipe) -> Recipe:
     return replace(recipe, region=recipe.region or world.region, period=recipe.period or (world.start, world.end))
 
 
-def _simulate(world_file: Path, out: Path, client: Any, progress: bool, say: Say) -> None:
+def _simulate(world_file: Path, out: Place, client: Any, progress: bool, say: Say) -> None:
     from smscale.simulate import World, phases
 
     world = World.from_file(world_file)
@@ -185,12 +195,12 @@ def _simulate(world_file: Path, out: Path, client: Any, progress: bool, say: Say
     say(f"{'simulate':<10} {f'done in {time.perf_counter() - start:.0f} s' if did else 'nothing to do'}\n")
 
 
-def _workers(recipe: Recipe, where: str | None) -> Any:
-    return _connect(where, recipe.resources.workers, recipe.resources.memory_per_worker)
+def _workers(recipe: Recipe, where: str | None, say: Say) -> Any:
+    return _connect(where, recipe.resources.workers, recipe.resources.memory_per_worker, say)
 
 
-def _connect(where: str | None, workers: int | None, memory: str) -> Any:
-    return cluster.when_needed(where, workers, memory)
+def _connect(where: str | None, workers: int | None, memory: str, say: Say) -> Any:
+    return cluster.when_needed(where, workers, memory, say)
 
 
 def _clear(workspace: Workspace) -> None:
@@ -198,7 +208,7 @@ def _clear(workspace: Workspace) -> None:
     recipe = workspace.root / "ledger" / "recipe.json"
     if not recipe.is_file():
         return
-    for record in set(recipe.parent.iterdir()) - {recipe}:
+    for record in set(recipe.parent.glob("*")) - {recipe}:
         remove(record)
     for name in (
         *chain(*PRODUCTS.values()),
@@ -211,13 +221,13 @@ def _clear(workspace: Workspace) -> None:
     remove(workspace.root / "ledger")
 
 
-def _clear_other_world(world_file: Path, out: Path) -> None:
+def _clear_other_world(world_file: Path, out: Place) -> None:
     """Remove the workspace's own nature run if it is of another world: its files would be read beside the new ones."""
     if _is_other_world(world_file, out):
         _remove_world(out)
 
 
-def _remove_world(out: Path) -> None:
+def _remove_world(out: Place) -> None:
     """Remove a nature run; world.yaml goes last, since it says whose files these are."""
     remove(out / "ledger")
     for part in set(out.iterdir()) - {out / "world.yaml"} if out.is_dir() else ():
@@ -225,7 +235,7 @@ def _remove_world(out: Path) -> None:
     remove(out)
 
 
-def _is_other_world(world_file: Path, out: Path) -> bool:
+def _is_other_world(world_file: Path, out: Place) -> bool:
     from smscale.simulate import World
 
     try:

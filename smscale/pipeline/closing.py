@@ -6,25 +6,25 @@ the solved surfaces, which every worker reads by reference.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from smscale import blocks, store
+from smscale import store
 from smscale.block_plan import Block, Plan
 from smscale.blocks import Task
 from smscale.config import Recipe
 from smscale.fusion.closure import CLOSED, Closure, ClosureError, Sums, block_sums, errors, merge, solve
 from smscale.grid import Grid
+from smscale.pipeline.archives import read_arrays, write_arrays
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.maps import model_map
 from smscale.pipeline.prediction import Region
 from smscale.pipeline.run import Run
+from smscale.places import Place, place
 from smscale.workspace import Workspace
 
 #: Error of a retrieval where its weight does not say it, m3 m-3: what the SMAP mission set out to reach.
@@ -54,12 +54,12 @@ class Closing:
         return f"{model_map(self.model)}_closed"
 
     @property
-    def folder(self) -> Path:
-        return Path(self.root) / "ledger" / "fuse"
+    def folder(self) -> Place:
+        return place(self.root) / "ledger" / "fuse"
 
     @classmethod
     def of(
-        cls, recipe: Recipe, layout: Layout, root: Path, trained: Mapping[str, Any], fingerprint: str
+        cls, recipe: Recipe, layout: Layout, root: Place, trained: Mapping[str, Any], fingerprint: str
     ) -> Closing | None:
         """That of a recipe, whose training report says how far the best model is off; None where it asks for none."""
         if recipe.closure == "none":
@@ -71,7 +71,7 @@ class Closing:
 
     def retrieved(self, steps: slice) -> tuple[np.ndarray, np.ndarray]:
         """(t, lat, lon) of the coarse grid: retrievals, NaN where there is none that holds, and their error variance."""
-        cube = Workspace(Path(self.root)).cube
+        cube = Workspace.at(self.root).cube
         values = store.read(cube, "coarse", "soil_moisture", (steps,)).astype(np.float64)
         weight = store.read(cube, "coarse", "weight", (steps,)).astype(np.float64)
         variance = 1 / np.where(weight > 0, weight, 1.0) if self.weighted else np.full(values.shape, RETRIEVAL_ERROR**2)
@@ -89,14 +89,14 @@ class Closing:
         """The solved closure of a slab of time."""
         return _surface(str(self.file(steps)), self.fingerprint)
 
-    def file(self, steps: slice) -> Path:
+    def file(self, steps: slice) -> Place:
         """Where that lies."""
         return self.folder / "closure" / f"{steps.start}.npz"
 
 
 @lru_cache(maxsize=2)
 def _surface(path: str, fingerprint: str) -> Closure:
-    return Closure.from_arrays(_read(Path(path)))
+    return Closure.from_arrays(read_arrays(place(path)))
 
 
 def close(run: Run, layout: Layout, plan: Plan, closing: Closing) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def _by_slab(planned: Sequence[Block]) -> dict[int, tuple[slice, list[str]]]:
 
 def sums_block(closing: Closing, grid: Grid, region: Region, key: str) -> dict[str, Any]:
     """Coarse sums of the model's map on a block, kept beside the ledger."""
-    field = store.read(Workspace(Path(closing.root)).maps_path, "", model_map(closing.model), region)
+    field = store.read(Workspace.at(closing.root).maps_path, "", model_map(closing.model), region)
     sums = block_sums(field, grid, closing.coarse, region[0].start)
-    _write(closing.folder / "sums" / f"{key}.npz", sums.to_arrays())
+    write_arrays(closing.folder / "sums" / f"{key}.npz", sums.to_arrays())
     return {"valid": int(np.count_nonzero(np.isfinite(field)))}
 
 
@@ -147,7 +147,7 @@ def solve_slab(closing: Closing, steps: slice, keys: Sequence[str]) -> dict[str,
         smap_variance=variance,
         least=closing.least,
     )
-    _write(closing.file(steps), closure.to_arrays())
+    write_arrays(closing.file(steps), closure.to_arrays())
     return {"counts": {name: int(n) for name, n in closure.counts().items()}}
 
 
@@ -157,7 +157,7 @@ def keep_means(closing: Closing, grid: Grid, region: Region, key: str, fields: M
     for name, field in fields.items():
         sums = block_sums(field, grid, closing.coarse, region[0].start, spline=False)
         kept |= {f"{name}/{part}": array for part, array in sums.to_arrays().items()}
-    _write(closing.folder / "sums" / f"after-{key}.npz", kept)
+    write_arrays(closing.folder / "sums" / f"after-{key}.npz", kept)
 
 
 def agreement(run: Run, plan: Plan, closing: Closing, names: Sequence[str]) -> dict[str, Any]:
@@ -197,18 +197,7 @@ def _merged(closing: Closing, folder: str, keys: Sequence[str], prefix: str = ""
 
     def parts() -> Any:
         for key in keys:
-            arrays = _read(closing.folder / folder / f"{key}.npz")
+            arrays = read_arrays(closing.folder / folder / f"{key}.npz")
             yield Sums.from_arrays({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
 
     return merge(parts(), closing.coarse)
-
-
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    blocks.write_bytes(path, content.getvalue())
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def downscale(run: Run, layout: Layout, plan: Plan, fusing: bool = True) -> dict
         if merge is not None:
             _both(run, layout, plan, prediction, fingerprint, merge)
         tasks = [
-            Task(b.key, predict_block, (prediction, grid, b.region), fingerprint, b.cells)
+            Task(b.key, predict_block, (prediction, grid, b.region), fingerprint, b.cells, prediction.gpu)
             for b, grid in layout.windows(plan.blocks)
         ]
         results = run.blocks("downscale", tasks, in_memory=False)
@@ -71,7 +70,7 @@ def _both(run: Run, layout: Layout, plan: Plan, prediction: Prediction, fingerpr
     ledger = run.workspace.ledger("downscale")
     merging = merge.merging(merge.solve())
     tasks = [
-        Task(b.key, predict_and_merge_block, (prediction, merging, grid, b.region), cells=b.cells)
+        Task(b.key, predict_and_merge_block, (prediction, merging, grid, b.region), cells=b.cells, gpu=prediction.gpu)
         for b, grid in layout.windows(plan.blocks)
         if ledger.record(Task(b.key, predict_block, (), fingerprint)) is None
     ]
@@ -102,7 +101,7 @@ def _predicted(
     prediction: Prediction, grid: Grid, region: Region, wanted: str
 ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray] | None]:
     """What is written of a block, and the values and status of one model."""
-    maps = Workspace(Path(prediction.root)).maps_path
+    maps = Workspace.at(prediction.root).maps_path
     counts, written, made, kept = {}, [], [], None
     for name, values, status in prediction.predict(prediction.models, grid, region):
         written.append(store.write(maps, "", model_map(name), region, values))

@@ -20,6 +20,7 @@ from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
 from smscale.pipeline.stations import has_stations, observed_at_steps
 from smscale.pipeline.truth import truth_window
+from smscale.places import Place
 
 #: What counts along a training curve, and what it measures.
 TRACES = {
@@ -96,7 +97,7 @@ def draw_curves(traces: Mapping[str, Any], folder: Path) -> list[tuple[str, str,
 class Drawing:
     """The report's figures."""
 
-    def __init__(self, run: Run, layout: Layout, folder: Path, reports: Mapping[str, Any], truth: Path | None) -> None:
+    def __init__(self, run: Run, layout: Layout, folder: Path, reports: Mapping[str, Any], truth: Place | None) -> None:
         from smscale.evaluate import figures
 
         self.run, self.layout, self.folder, self.reports, self.truth = run, layout, folder, reports, truth
@@ -219,9 +220,10 @@ class Drawing:
         return coarse["soil_moisture"].where(coarse["weight"] > 0)
 
     def _truth(self) -> xr.DataArray:
-        held = store.open_group(str(self.truth), "fine")["soil_moisture"]
+        assert self.truth is not None
+        held = store.open_group(self.truth, "fine")["soil_moisture"]
         sizes = (self.layout.steps.sizes["time"], *self.layout.grid.shape)
-        first = truth_window(Path(str(self.truth)), self.layout)
+        first = truth_window(self.truth, self.layout)
         return held[tuple(slice(start, start + size) for start, size in zip(first, sizes, strict=True))]
 
     @cached_property

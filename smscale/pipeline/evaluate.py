@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pandas as pd
 
 from smscale import store
 from smscale.block_plan import Plan
-from smscale.evaluate import score_table
 from smscale.pipeline.fusion_scores import (
     AtStations,
     Findings,
@@ -22,22 +20,24 @@ from smscale.pipeline.fusion_scores import (
     left_out,
     map_names,
     side_by_side,
+    station_scores,
 )
 from smscale.pipeline.layout import Layout
-from smscale.pipeline.merging import solved_fields
 from smscale.pipeline.page import write_page
 from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run
+from smscale.pipeline.solved import SolvedFields
 from smscale.pipeline.stations import has_stations
 from smscale.pipeline.truth import truth_scores
+from smscale.places import Place
 
 
-def evaluate(run: Run, layout: Layout, plan: Plan, truth: Path | None) -> dict[str, Any]:
+def evaluate(run: Run, layout: Layout, plan: Plan, truth: Place | None) -> dict[str, Any]:
     """Score, draw and write report/index.html and report/metrics.json."""
     recipe = run.recipe
     fingerprint = store.fingerprint(
         "evaluate",
-        2,
+        3,
         run.upstream("fuse"),
         run.report("ingest").get("problems"),
         recipe.part("fusion", "closure", "seed", "name", "title", "assumed"),
@@ -49,7 +49,8 @@ def evaluate(run: Run, layout: Layout, plan: Plan, truth: Path | None) -> dict[s
         found = _find(run, layout, plan, reports["fuse"])
         against_truth = truth_scores(run, layout, truth, map_names(run, reports["fuse"])) if truth is not None else None
         metrics = _metrics(run, reports, found, against_truth)
-        write_page(run, layout, reports, metrics, found, truth)
+        with run.workspace.report_to_write() as folder:
+            write_page(run, layout, reports, metrics, found, truth, folder)
         return {
             "scores": records(metrics["stations"]["held_out"]) if "stations" in metrics else [],
             "truth": records(metrics["truth"]["own_cells"]) if "truth" in metrics else [],
@@ -65,25 +66,23 @@ def _find(run: Run, layout: Layout, plan: Plan, fused: Mapping[str, Any]) -> Fin
         return None
     at = at_stations(run, layout, plan, fused)
     table = station_table(at, layout)
-    return Findings(at, table, solved_fields(run.workspace.root, at.fused)) if len(table) else None
+    return (
+        Findings(at, table, SolvedFields(run.workspace.root, at.fused, layout.steps.sizes["time"]))
+        if len(table)
+        else None
+    )
 
 
 def station_table(at: AtStations, layout: Layout) -> pd.DataFrame:
-    """One row per station and step with an observation: stations, smap and every map; which rows were held out."""
-    n, t = at.observed.shape
-    steps = layout.steps
+    """One row per station and step with an observation: stations, smap and every map; its date; whether it was held out."""
+    seen = np.isfinite(at.observed)
+    sources: dict[str, np.ndarray] = {"stations": at.observed, "smap": at.smap, **at.series}
     columns = {
-        "station": np.repeat(at.names, t),
-        "time": np.tile(steps["time"].values, n),
-        "local_date": np.tile(steps["local_date"].values, n),
-        "overpass": np.tile(steps["overpass"].values, n),
-        "held_out": at.held.ravel(),
-        "stations": at.observed.ravel(),
-        "smap": at.smap.ravel(),
-        **{source: values.ravel() for source, values in at.series.items()},
+        "local_date": np.broadcast_to(layout.steps["local_date"].values, seen.shape)[seen],
+        "held_out": at.held[seen],
+        **{source: values[seen].astype(np.float32, copy=False) for source, values in sources.items()},
     }
-    table = pd.DataFrame(columns)
-    return table[np.isfinite(table["stations"])].reset_index(drop=True)
+    return pd.DataFrame(columns, copy=False)
 
 
 def _metrics(
@@ -101,21 +100,22 @@ def _metrics(
         "status": {**reports["downscale"]["status"], **reports["fuse"].get("status", {})},
     }
     if found is not None:
-        metrics["stations"] = _station_metrics(found)
+        metrics["stations"] = _station_metrics(found, reports["fuse"])
     if truth is not None:
         metrics["truth"] = dict(truth)
     return metrics
 
 
-def _station_metrics(found: Findings) -> dict[str, Any]:
-    at, sources = found.at, ["smap", *found.at.series]
-    unseen, scores = found.table[found.table["held_out"]], held_out_scores(found.at)
+def _station_metrics(found: Findings, fused: Mapping[str, Any]) -> dict[str, Any]:
+    at, scores = found.at, held_out_scores(found.at)
     return {
-        "held_out": score_table(unseen, "stations", sources),
-        "held_out_shared": score_table(unseen, "stations", sources, common=True),
-        "all": score_table(found.table, "stations", sources),
+        "held_out": station_scores(at, at.held),
+        "held_out_shared": station_scores(at, at.held, shared=True),
+        "all": station_scores(at, np.ones_like(at.held)),
         "before_and_after": before_and_after(scores["raw"]),
         "raw_and_debiased": side_by_side(scores),
         "left_out": left_out(at),
-        "calibration": calibration(at, found.fields),
+        "calibration": calibration(
+            at, found.fields, {name: field["standardised"] for name, field in fused.get("fields", {}).items()}
+        ),
     }

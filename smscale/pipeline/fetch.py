@@ -17,6 +17,7 @@ from smscale.fetch.login import HOW
 from smscale.fetch.patience import Patience
 from smscale.pipeline.ingest.inputs import REQUIRED, column_map
 from smscale.pipeline.layout import layout_of
+from smscale.places import is_remote
 from smscale.sources import outline
 from smscale.sources.catalogue import Catalogue, Granule, Missing, read_name, scan
 from smscale.sources.products import SERIES, SERIES_OF, TABLES
@@ -97,7 +98,7 @@ def fetch(
     login = Login.from_environment()
     _check(plan, folder, login)
     folder.mkdir(parents=True, exist_ok=True)
-    suspect = frozenset(path for path, _ in catalogue.problems)
+    suspect = frozenset(Path(str(path)) for path, _ in catalogue.problems)
     wanted = [(remote, path) for path, remote in plan.files.items()]
     results = download_all(wanted, folder / MANIFEST, jobs, login, patience, suspect, progress)
     held = scan(folder, column_map(recipe))
@@ -112,6 +113,10 @@ def _inputs_of(recipe: Recipe) -> Path:
     if not recipe.inputs:
         raise RecipeError(
             f"recipe {recipe.name}: has no inputs: folder to fetch into; set inputs, or give --into FOLDER"
+        )
+    if is_remote(recipe.inputs):
+        raise RecipeError(
+            f"recipe {recipe.name}: inputs {recipe.inputs}: files go to a folder first: give --into FOLDER"
         )
     return recipe.resolve(recipe.inputs)
 
@@ -130,7 +135,7 @@ def _plan(catalogue: Catalogue, lacks: Sequence[Missing], dem: Dem, patience: Pa
     plan, cmr = _Plan(), Cmr(patience=patience)
     for lack in lacks:
         if lack.family == "DEM":
-            _plan_dem(plan, catalogue.folder, lack, dem, cmr)
+            _plan_dem(plan, Path(str(catalogue.folder)), lack, dem, cmr)
         elif lack.keys:
             _plan_granules(plan, catalogue, lack, cmr)
     return plan
@@ -146,7 +151,8 @@ def _plan_granules(plan: _Plan, catalogue: Catalogue, lack: Missing, cmr: Archiv
         if lack.family == "LC":
             left = _older_land_cover(plan, catalogue, cmr, product, left, found)
         for _, remote in found.values():
-            plan.files[broken.get(remote.name, catalogue.folder / product / remote.name)] = remote
+            where = broken.get(remote.name, catalogue.folder / product / remote.name)
+            plan.files[Path(str(where))] = remote
         plan.absent += [" ".join(filter(None, (product, *key))) for key in left]
         _note_mixture(plan, catalogue, product, [granule for granule, _ in found.values()])
 

@@ -6,25 +6,22 @@ them (`ahead`). Alone, the stage reads the model's map again; the bytes are the 
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from smscale import blocks, store
+from smscale import store
 from smscale.block_plan import Plan
 from smscale.blocks import Task
 from smscale.config import Fusion
-from smscale.fusion.field import ResidualField
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_levels
 from smscale.fusion.residuals import Difference, Ratio, Residual
 from smscale.fusion.scoring import raw_and_debiased
-from smscale.fusion.solve import solve_fusion, to_arrays
+from smscale.fusion.solve import pose
 from smscale.pipeline.closing import Closing, agreement, close
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.maps import map_template, model_map, status_of, totals
@@ -32,6 +29,7 @@ from smscale.pipeline.merging import Merging, merge_block
 from smscale.pipeline.prediction import Prediction
 from smscale.pipeline.provenance import provenance
 from smscale.pipeline.run import Run, sealed
+from smscale.pipeline.solved import files, folder, keep_posed, left_out, slabs, solve_slab
 from smscale.pipeline.stations import (
     has_stations,
     hold_out,
@@ -40,6 +38,7 @@ from smscale.pipeline.stations import (
     station_cells,
     station_names,
 )
+from smscale.places import Place
 from smscale.workspace import remove
 
 #: The paper's names: geographical difference and ratio analysis.
@@ -48,6 +47,11 @@ PREFIX = {"difference": "gda", "ratio": "gra"}
 FUSED = tuple(f"{prefix}_{how}" for prefix in PREFIX.values() for how in ("kriging", "idw"))
 #: Variance layers of fused maps.
 VARIANCES = tuple(f"{name}_variance" for name in FUSED if name.endswith("kriging"))
+#: What a variance layer says of itself, without and with a spatial bias.
+VARIANCE_COMMENT = (
+    "missing at steps that are not by kriging",
+    "of the spatial bias and of the anomalies together; missing where either is not by kriging",
+)
 
 
 def fuse(run: Run, layout: Layout, plan: Plan) -> dict[str, Any]:
@@ -99,7 +103,7 @@ class Merge:
     @cached_property
     def fingerprint(self) -> str:
         settings = self.run.recipe.part("fusion", "closure", "bounds", "seed")
-        return store.fingerprint("fuse", 2, self.downscaled, settings, self.best)
+        return store.fingerprint("fuse", 3, self.downscaled, settings, self.best)
 
     @cached_property
     def closing(self) -> Closing | None:
@@ -115,7 +119,8 @@ class Merge:
 
     def prepare(self) -> None:
         """Remove what another fusion left and lay out this one's arrays."""
-        path, workspace = str(self.run.workspace.maps_path), self.run.workspace
+        run, workspace = self.run, self.run.workspace
+        path = str(workspace.maps_path)
         for name in ("status", "station_count", *self._ever()):
             store.remove(path, name)
         maps = [*([self.background] if self.closing else []), *self.names]
@@ -125,10 +130,14 @@ class Merge:
             name: {
                 "long_name": f"kriging variance of the correction in {name.removesuffix('_variance')}",
                 "units": "m6 m-6",
+                "comment": VARIANCE_COMMENT[run.recipe.fusion.systematic == "spatial-bias"],
             }
-            for name in (variance_names(self.run.recipe.fusion) if self.stations else ())
+            for name in (variance_names(run.recipe.fusion) if self.stations else ())
         }
-        template = map_template(self.layout, maps, notes, variance, provenance(self.run.recipe, workspace))
+        template = map_template(self.layout, maps, notes, variance, provenance(run.recipe, workspace))
+        for name in self.names if run.recipe.fusion.variance else ():
+            if name.endswith("idw"):
+                template[name].attrs["comment"] = "no variance: inverse distance weighting states none"
         final = map_template(self.layout, [model_map("")], {model_map(""): ""})[status_of(model_map(""))]
         template["status"] = final.assign_attrs(long_name="why each cell of the final map is what it is")
         if self.stations:
@@ -158,11 +167,11 @@ class Merge:
         maps = [*([self.background] if self.closing else []), *self.names]
         report = solved | {"status": totals(results.values(), [name.removeprefix("soil_moisture_") for name in maps])}
         remove(self.run.workspace.root / "ledger" / "fuse" / "sums")
-        kept = [name for name in ("residuals.npz", "closure") if (self._folder / name).exists()]
+        kept = [name for name in ("fields", "closure") if (self._folder / name).exists()]
         return report | {"files": sealed(self.run.workspace, "maps.zarr", *(f"ledger/fuse/{name}" for name in kept))}
 
     def solve(self) -> dict[str, Any]:
-        """Pass one: the closure, then every step's residual system; kept where every worker reads it."""
+        """Pass one: the closure, then every step's residual system, slab by slab; kept where every worker reads its own."""
         self.run.workspace.ledger("fuse").keep_only(self._keys())
         self._forget_lost()
         closed = close(self.run, self.layout, self.plan, self.closing) if self.closing else None
@@ -171,8 +180,9 @@ class Merge:
 
     def _forget_lost(self) -> None:
         """Records of what was solved do not hold where its file was removed."""
-        ledger = self.run.workspace.ledger("fuse")
-        if not (self._folder / "residuals.npz").is_file():
+        ledger, root = self.run.workspace.ledger("fuse"), self.run.workspace.root
+        if not set(files(root, self.names, self._steps)) <= set(folder(root).rglob("*.npz")):
+            ledger.forget("pose")
             ledger.forget("solve")
         if self.closing is not None and not all(self.closing.file(steps).is_file() for steps in self.plan.slabs):
             ledger.forget("closure/")
@@ -181,8 +191,9 @@ class Merge:
     def _keys(self) -> set[str]:
         """Keys of every task of the stage under this plan."""
         blocks = [prefix + b.key for prefix in ("", "stations/", "sums/") for b in self.plan.blocks]
-        slabs = [f"{prefix}/{steps.start}" for prefix in ("closure", "agreement") for steps in self.plan.slabs]
-        return {"solve", *blocks, *slabs}
+        closing = [f"{prefix}/{steps.start}" for prefix in ("closure", "agreement") for steps in self.plan.slabs]
+        solved = [f"solve/{name}/{start}" for name in self.names for start in self._starts]
+        return {"pose", "solve", *solved, *blocks, *closing}
 
     def merging(self, solved: Mapping[str, Any]) -> Merging:
         """What the blocks are told."""
@@ -199,31 +210,45 @@ class Merge:
         )
 
     @property
-    def _folder(self) -> Path:
+    def _folder(self) -> Place:
         return self.run.workspace.root / "ledger" / "fuse"
 
     def _nothing(self) -> dict[str, Any]:
         why = "no station has values in the region and period"
         return {"background": self.best, "stations": 0, "final": self.background, "why": why}
 
-    def _residuals(self) -> dict[str, Any]:
-        series = predicted_series(
-            self.run, self.layout, self.plan.blocks, Prediction.of(self.run), self.best, self.fingerprint
-        )
-        task = Task("solve", self._solve, (series,), self.fingerprint)
-        return dict(self.run.here("fuse", [task], "fuse (residuals)")["solve"])
+    @property
+    def _steps(self) -> int:
+        return int(self.layout.steps.sizes["time"])
 
-    def _solve(self, predicted: np.ndarray) -> dict[str, Any]:
-        recipe, workspace, steps = self.run.recipe, self.run.workspace, self.layout.steps
-        fusion, stations = recipe.fusion, workspace.stations
-        background = self._closed(predicted)
-        observed = observed_at_steps(workspace, steps, fusion.tolerance_hours)
-        held = hold_out(observed, station_names(workspace), fusion, recipe.seed)
+    def _residuals(self) -> dict[str, Any]:
+        def here(key: str, call: Any, *args: Any, label: str) -> Any:
+            return self.run.here("fuse", [Task(key, call, args, self.fingerprint)], label)[key]
+
+        posed, root = here("pose", self._pose, label="fuse (stations)"), str(self.run.workspace.root)
+        tasks = [
+            Task(f"solve/{name}/{start}", solve_slab, (root, name, start, self.fingerprint), self.fingerprint)
+            for name in self.names
+            for start in self._starts
+        ]
+        told = self.run.blocks("fuse", tasks, label="fuse (residuals)")
+        return dict(here("solve", self._solved, posed, told, label="fuse (scores)"))
+
+    @property
+    def _starts(self) -> list[int]:
+        """First steps of the slabs that are solved together."""
+        return [steps.start for steps in slabs(self._steps)]
+
+    def _pose(self) -> dict[str, Any]:
+        """What all steps share, fitted to all of them, way by way."""
+        fusion, stations, steps = self.run.recipe.fusion, self.run.workspace.stations, self.layout.steps
+        background, observed, held = self._at_stations()
         merged = np.where(held, np.nan, observed)
         coords = np.column_stack([stations["lon"].values, stations["lat"].values]).astype(np.float64)
         groups = pooling_levels(steps["time"].values, steps["overpass"].values, fusion.pooling)
-        fields = {
-            f"{PREFIX[kind]}_{how}": solve_fusion(
+        facts = {}
+        for name, (kind, how) in self._ways():
+            posed = pose(
                 coords,
                 merged,
                 background,
@@ -233,24 +258,44 @@ class Merge:
                 groups,
                 fusion.taper_km,
             )
-            for kind in fusion.residuals
-            for how in fusion.interpolators
-        }
-        _keep(self._folder / "residuals.npz", fields)
-        first = next(iter(fields.values()))
-        whole = (slice(0, steps.sizes["time"]),)
-        count = store.write(workspace.maps_path, "", "station_count", whole, first.counts.astype(np.int32))
-        row, _ = station_cells(workspace, self.layout.grid)
+            keep_posed(self.run.workspace.root, name, posed)
+            facts[name] = posed.to_dict()
+        return facts
+
+    def _ways(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Each fused map: how it compares stations with the map, and how it spreads that."""
+        fusion = self.run.recipe.fusion
+        pairs = [(kind, how) for kind in fusion.residuals for how in fusion.interpolators]
+        return zip(fusion_names(fusion), pairs, strict=True)
+
+    def _at_stations(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(station, time) each: the map that is fused, what stations measured, and what of that is held out."""
+        run, fusion = self.run, self.run.recipe.fusion
+        series = predicted_series(run, self.layout, self.plan.blocks, Prediction.of(run), self.best, self.fingerprint)
+        observed = observed_at_steps(run.workspace, self.layout.steps, fusion.tolerance_hours)
+        return self._closed(series), observed, hold_out(observed, station_names(run.workspace), fusion, run.recipe.seed)
+
+    def _solved(self, posed: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+        """What the slabs say together, and the scores of leaving one station out."""
+        workspace, stations = self.run.workspace, self.run.workspace.stations
+        background, observed, held = self._at_stations()
+        observed[held] = np.nan
+        row = station_cells(workspace, self.layout.grid)[0]
+        ways = {name: [told[f"solve/{name}/{start}"] for start in self._starts] for name in self.names}
+        counts = np.concatenate([slab["counts"] for slab in ways[self.names[0]]]).astype(np.int32)
+        count = store.write(workspace.maps_path, "", "station_count", (slice(0, counts.size),), counts)
+        left_out = _LeftOut(self, background.astype(np.float32))
         return {
             "written": [count],
             "background": self.best,
-            "stations": len(coords),
+            "stations": row.size,
             "stations_outside_grid": int((row < 0).sum()),
             "held_out_stations": int(held.all(axis=1).sum()),
             "held_out": [str(s) for s in stations["station"].values[held.all(axis=1)]],
-            "reporting_per_step": float(first.counts.mean()),
-            "fields": {name: field.to_dict() for name, field in fields.items()},
-            **_compared(fields, background, merged, recipe.bounds, self.background),
+            "reporting_per_step": float(counts.mean()),
+            "fields": {name: _described(parts, posed[name]) for name, parts in ways.items()},
+            **_scores(left_out, observed, self.background),
+            "steps_by_method": {name: _summed(parts, "steps") for name, parts in ways.items()},
         }
 
     def _closed(self, predicted: np.ndarray) -> np.ndarray:
@@ -287,34 +332,54 @@ def _interpolator(how: str, fusion: Fusion) -> Kriging | InverseDistance:
     return Kriging(fusion.variogram, fusion.neighbours, fusion.exact, negative_weights=fusion.negative_weights)
 
 
-def _compared(
-    fields: Mapping[str, ResidualField],
-    background: np.ndarray,
-    merged: np.ndarray,
-    bounds: tuple[float, float],
-    unfused: str,
-) -> dict[str, Any]:
+class _LeftOut(Mapping[str, np.ndarray]):
+    """The map that is fused, and what each way makes of it at every station from the others; (station, time), read when asked for."""
+
+    def __init__(self, merge: Merge, background: np.ndarray) -> None:
+        self._merge, self._background = merge, background
+        self._ways = dict(merge._ways())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._ways:
+            return self._background
+        recipe = self._merge.run.recipe
+        found = left_out(self._merge.run.workspace.root, name, self._background.shape[1])
+        residual = residual_of(self._ways[name][0], recipe.fusion)
+        estimate: np.ndarray = np.clip(residual.apply(self._background, found), *recipe.bounds)
+        return estimate
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([self._merge.background, *self._ways])
+
+    def __len__(self) -> int:
+        return 1 + len(self._ways)
+
+
+def _scores(estimates: Mapping[str, np.ndarray], merged: np.ndarray, unfused: str) -> dict[str, Any]:
     """Leave-one-station-out scores of each way, and of the map that it starts from, on the merged stations.
 
     The least RMSE decides which map is final: one that fusion makes worse stays as it is.
     """
-    estimates = {unfused: background}
-    for name, field in fields.items():
-        estimates[name] = np.clip(field.residual.apply(background, field.leave_one_out()), *bounds)
-    shared = np.logical_and.reduce([np.isfinite(e) for e in estimates.values()]) & np.isfinite(merged)
-    scores = raw_and_debiased(merged, estimates) if shared.any() else {}
-    errors = {name: float(found["rmse"]) for name, found in scores.get("raw", {}).items()}
+    scores = raw_and_debiased(merged, estimates)
+    pairs = int(scores["raw"][unfused]["n"])
+    errors = {name: float(found["rmse"]) for name, found in scores["raw"].items()} if pairs else {}
     return {
-        "leave_one_out": scores,
+        "leave_one_out": scores if pairs else {},
         "leave_one_out_rmse": errors,
-        "leave_one_out_pairs": int(shared.sum()),
-        "steps_by_method": {name: field.steps_by_method() for name, field in fields.items()},
+        "leave_one_out_pairs": pairs,
         "final": min(errors, key=lambda n: errors[n]) if errors else unfused,
     }
 
 
-def _keep(path: Path, fields: Mapping[str, ResidualField]) -> None:
-    arrays = {f"{name}/{part}": array for name, field in fields.items() for part, array in to_arrays(field).items()}
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    blocks.write_bytes(path, content.getvalue())
+def _described(told: Sequence[Mapping[str, Any]], posed: Mapping[str, Any]) -> dict[str, Any]:
+    """A way's field in the report: what its slabs say, and what was fitted before."""
+    return {
+        "steps": _summed(told, "steps"),
+        "interpolators": sorted({name for slab in told for name in slab["interpolators"]}),
+        **posed,
+        "standardised": _summed(told, "standardised"),
+    }
+
+
+def _summed(told: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    return {key: sum(slab[name][key] for slab in told) for key in told[0][name]}

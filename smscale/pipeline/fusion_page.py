@@ -105,12 +105,14 @@ def _lead(recipe: Recipe, fused: Mapping[str, Any]) -> str:
     used = "all stations" if fusion.neighbours is None else f"the {fusion.neighbours} nearest stations"
     cut = ", negative weights set to zero" if fusion.negative_weights == "zero" else ""
     kriging = f"{nugget} It uses {used}{cut}." if "kriging" in fusion.interpolators else ""
+    unstated = "Maps by inverse distance weighting have no variance: the method states none." if fusion.variance else ""
     words = [
         f"Stations are merged into the {closed}map of {label_of(str(fused['background']))}: on average {fused['reporting_per_step']:.1f} of them are compared with it at a step.",
         f"The final map is “{label_of(str(fused['final']).removeprefix(model_map('')))}”: the least RMSE when stations are left out one by one.",
         SYSTEMATIC[fusion.systematic],
         taper,
         kriging,
+        unstated if "idw" in fusion.interpolators else "",
     ]
     return " ".join(word for word in words if word)
 
@@ -201,7 +203,18 @@ def _systematic(fields: Mapping[str, Any]) -> list[Table]:
             "The static field of the stations' mean residuals: in m³ m⁻³ for differences; for ratios a factor, of which 1 is nothing. The error "
             "variance of a station's mean counts neighbouring steps by their correlation."
         )
+    silent = [label_of(name) for name, field in fields.items() if _lacks_variance(name, field)]
+    if silent:
+        note += (
+            f" {', '.join(silent)}: the bias field is by inverse distance weighting or a mean, which state no variance, so the map's "
+            "variance is missing throughout."
+        )
     return [Table("Systematic error", note, rows, wrap="prose")]
+
+
+def _lacks_variance(name: str, field: Mapping[str, Any]) -> bool:
+    """Whether a map by kriging has no variance because its bias field is not by kriging."""
+    return name.endswith("kriging") and field["systematic"].get("by", "kriging") != "kriging"
 
 
 def _removed(field: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +325,7 @@ def closure_section(recipe: Recipe, fused: Mapping[str, Any], figures: Sequence[
         "closure",
         "Coarse-mean closure",
         _closure_lead(recipe, closure),
-        [_states(closure), _means(fused, closure), *figures],
+        [_states(fused, closure), _means(fused, closure), *figures],
     )
 
 
@@ -332,14 +345,18 @@ def _closure_lead(recipe: Recipe, closure: Mapping[str, Any]) -> str:
     )
 
 
-def _states(closure: Mapping[str, Any]) -> Table:
+def _states(fused: Mapping[str, Any], closure: Mapping[str, Any]) -> Table:
     counts = closure["coarse_cells"]
     total = sum(counts.values())
     rows = [
         {"coarse cells × steps": words, "count": counts[key], "%": round(100 * counts[key] / total, 1)}
         for key, words in CLOSURE_STATES.items()
     ]
-    note = f"Of {spelled(total)}, all coarse cells that the region touches at all steps. The limit may bite in part of a cell only."
+    closed = fused["status"][f"{fused['background']}_closed"]
+    note = (
+        f"Of {spelled(total)}, all coarse cells that the region touches at all steps. The limit may bite in part of a cell only: on the fine grid "
+        f"it holds back the correction of {spelled(closed['held_by_limit'])} of {spelled(closed['valid'])} cells × steps that have a value."
+    )
     return Table("What was closed", note, rows)
 
 

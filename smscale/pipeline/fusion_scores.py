@@ -15,9 +15,8 @@ from smscale.block_plan import Plan
 from smscale.fusion.field import ResidualField
 from smscale.fusion.interpolators import Kriging
 from smscale.fusion.residuals import Ratio
-from smscale.fusion.scoring import raw_and_debiased
-from smscale.kernels import kriging
-from smscale.kernels.sphere import pair_distance
+from smscale.fusion.scoring import error_sums, raw_and_debiased, score_pairs
+from smscale.kernels.score_sums import SCORES
 from smscale.pipeline.fuse import fusion_names, variance_names
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.maps import model_map
@@ -82,7 +81,7 @@ class Findings:
 
     at: AtStations
     table: pd.DataFrame
-    fields: dict[str, ResidualField]
+    fields: Mapping[str, ResidualField]
 
 
 def map_names(run: Run, fused: Mapping[str, Any]) -> dict[str, str]:
@@ -129,6 +128,20 @@ def _retrieved(workspace: Workspace, layout: Layout) -> Floats:
 def held_out_scores(at: AtStations) -> dict[str, dict[str, dict[str, Any]]]:
     """Raw and debiased scores of the model, the closed and the fused maps at what was held out, on the pairs that all share."""
     return raw_and_debiased(np.where(at.held, at.observed, np.nan), {name: at.series[name] for name in at.compared})
+
+
+def station_scores(at: AtStations, rows: NDArray[np.bool_], shared: bool = False) -> pd.DataFrame:
+    """A row a source, the retrieval first: its scores against what stations measured.
+
+    Parameters
+    ----------
+    rows : (n, t) which values count; shared : of them only those for which every source has a value
+    """
+    sources: dict[str, NDArray] = {"smap": at.smap, **at.series}
+    if shared:
+        rows = np.logical_and.reduce([rows, *(np.isfinite(values) for values in sources.values())])
+    found = [{"source": name, **score_pairs(at.observed, values, rows)} for name, values in sources.items()]
+    return pd.DataFrame(found, columns=["source", *SCORES])
 
 
 def before_and_after(raw: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -203,11 +216,17 @@ def left_out(at: AtStations) -> pd.DataFrame:
 # -- calibration --------------------------------------------------------------------------------
 
 
-def calibration(at: AtStations, fields: Mapping[str, ResidualField]) -> pd.DataFrame:
+def calibration(
+    at: AtStations, fields: Mapping[str, ResidualField], left_out: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
     """Errors over the standard deviation that kriging states of them, at held-out stations and leaving out merged ones.
 
     An error's variance is the kriging variance and the nugget, the error of the measurement itself. Columns source, stations,
     standardised (root mean square), within (% no larger than one standard deviation) and n; no row where there is no pair.
+
+    Parameters
+    ----------
+    left_out : map -> `error_sums` of its merged stations, as the stage fuse counted them
     """
     rows = []
     for name, variance in at.variances.items():
@@ -216,17 +235,16 @@ def calibration(at: AtStations, fields: Mapping[str, ResidualField]) -> pd.DataF
         scale = np.maximum(ground, ratio.floor) ** 2 if isinstance(ratio, Ratio) else 1.0
         spread = np.sqrt(variance + measurement_variance(field) * scale)
         with np.errstate(invalid="ignore", divide="ignore"):
-            held = np.where(at.held, (at.observed - at.series[name]) / spread, np.nan)
-        for which, errors in (("held out", held), ("merged, left out one by one", standardised_left_out(field))):
-            finite = errors[np.isfinite(errors)]
-            if finite.size:
+            errors = ((at.observed - at.series[name]) / spread)[at.held]
+        for which, sums in (("held out", error_sums(errors)), ("merged, left out one by one", left_out[name])):
+            if sums["n"]:
                 rows.append(
                     {
                         "source": name,
                         "stations": which,
-                        "standardised": float(np.sqrt(np.mean(finite**2))),
-                        "within": float(100 * np.mean(np.abs(finite) <= 1)),
-                        "n": int(finite.size),
+                        "standardised": float(np.sqrt(sums["squares"] / sums["n"])),
+                        "within": 100 * sums["within"] / sums["n"],
+                        "n": int(sums["n"]),
                     }
                 )
     return pd.DataFrame(rows)
@@ -244,20 +262,3 @@ def measurement_variance(field: ResidualField) -> Floats:
         return np.where(np.isfinite(nuggets), 0.0, np.nan)
     bias = field.bias.models.variograms if field.bias is not None else ()
     return nuggets + sum(v.nugget for v in bias)
-
-
-def standardised_left_out(field: ResidualField) -> Floats:
-    """Errors of leaving out one station after the other over their standard deviation, in the steps by kriging from all stations.
-
-    Empty where kriging has neighbours or a spatial bias: the closed form holds for neither.
-    """
-    if field.bias is not None:
-        return np.empty(0)
-    found = []
-    for part in field.daily.parts:
-        model = part.interpolator
-        if isinstance(model, Kriging) and model.neighbours is None:
-            matrix = model.variogram_.covariance_with_nugget(pair_distance(model.points_, model.points_))
-            prediction, variance = kriging.leave_one_out(matrix, model.values_)
-            found.append(((model.values_ - prediction) / np.sqrt(variance)).ravel())
-    return np.concatenate([np.empty(0), *found])

@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ class Upscaling:
 
 @lru_cache(maxsize=1)
 def _opened(root: str, made_from: str) -> Workspace:
-    return Workspace(Path(root))
+    return Workspace.at(root)
 
 
 def match(run: Run, layout: Layout) -> dict[str, Any]:

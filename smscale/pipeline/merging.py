@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from smscale import store
 from smscale.block_plan import Block
-from smscale.fusion.field import ResidualField, evaluate_each
+from smscale.fusion.field import evaluate_each
 from smscale.fusion.fuse import apply_residual_field
-from smscale.fusion.solve import from_arrays
 from smscale.grid import Grid
 from smscale.pipeline.closing import Closing, keep_means
 from smscale.pipeline.maps import model_map, status_of, tally
 from smscale.pipeline.prediction import Region
+from smscale.pipeline.solved import fields_at
 from smscale.schema import Status
 from smscale.workspace import Workspace
 
@@ -44,7 +41,7 @@ class Merging:
 
 def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | None = None) -> dict[str, Any]:
     """All closed and fused maps of one block, from the model's values and status, read where they are not given."""
-    maps = Workspace(Path(merging.root)).maps_path
+    maps = Workspace.at(merging.root).maps_path
     name = model_map(merging.model)
     if predicted is None:
         predicted = store.read(maps, "", name, region), store.read(maps, "", status_of(name), region)
@@ -63,35 +60,19 @@ def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | 
 
     if closing is not None:
         why = why.copy()
-        background, why, _ = closing.surface(region[0]).apply(background, grid, bounds=merging.bounds, status=why)
+        background, why, cells = closing.surface(region[0]).apply(background, grid, bounds=merging.bounds, status=why)
         keep(closing.map, background, why | np.uint32(Status.NOT_FUSED))
-    fields = _fields(merging.root, merging.names, merging.solved)
-    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, region[0])
+        counts[closing.map.removeprefix("soil_moisture_")]["held_by_limit"] = cells["limited"]
+    fields = fields_at(merging.root, merging.names, region[0], merging.solved)
+    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat)
     for (name, field), spread in zip(fields.items(), spreads, strict=True):
-        method = field.method[region[0]]
-        values, status, _ = apply_residual_field(background, spread, method, field.residual, merging.bounds)
+        values, status, _ = apply_residual_field(background, spread, field.method, field.residual, merging.bounds)
         keep(name, values, status | why)
         if merging.variance and name.endswith("kriging"):
-            variance = field.residual.map_variance(background, field.variance(grid.lon, grid.lat, region[0]))
+            variance = field.residual.map_variance(background, field.variance(grid.lon, grid.lat))
             written.append(store.write(maps, "", f"{name}_variance", region, variance))
     if merging.final == model_map(merging.model):
         written.append(store.write(maps, "", "status", region, why | np.uint32(Status.NOT_FUSED)))
     if closing is not None:
         keep_means(closing, grid, region, Block(*region).key, means)
     return {"written": written, "counts": counts}
-
-
-def solved_fields(root: Path, names: Sequence[str]) -> dict[str, ResidualField]:
-    """The residual fields that a fusion solved, by map."""
-    with np.load(root / "ledger" / "fuse" / "residuals.npz", allow_pickle=False) as kept:
-        arrays = dict(kept)
-    return {
-        name: from_arrays({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
-        for name in names
-    }
-
-
-@lru_cache(maxsize=2)
-def _fields(root: str, names: tuple[str, ...], solved: str) -> dict[str, ResidualField]:
-    """Every way's residual field, read once by each worker."""
-    return solved_fields(Path(root), names) if names else {}

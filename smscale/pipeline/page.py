@@ -23,6 +23,7 @@ from smscale.pipeline.fusion_page import closure_section, fusion_section, status
 from smscale.pipeline.fusion_scores import Findings
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
+from smscale.places import Place
 
 #: Libraries whose versions decide the numbers.
 LIBRARIES = (
@@ -48,10 +49,11 @@ def write_page(
     reports: Mapping[str, Any],
     metrics: Mapping[str, Any],
     found: Findings | None,
-    truth: Path | None,
+    truth: Place | None,
+    folder: Path,
 ) -> None:
-    """Draw the figures and write the page; `found` is what there is to say of stations."""
-    recipe, folder, fused = run.recipe, run.workspace.report, reports["fuse"]
+    """Draw the figures and write the page into a folder; `found` is what there is to say of stations."""
+    recipe, fused = run.recipe, reports["fuse"]
     draw = Drawing(run, layout, folder / "figures", reports, truth)
     figures = draw.all(None if found is None else found.table, metrics)
     merged = {} if found is None else draw_fusion(run, layout, found, fused["final"], folder / "figures")

@@ -6,19 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from smscale import schema, store
+from smscale import blocks, schema, store
 from smscale.errors import InputError
 from smscale.grid import Grid
 from smscale.models import Predictor, load_model
 from smscale.models.cnn.patch import own_name
 from smscale.pipeline.run import Run
 from smscale.pipeline.surroundings import Surroundings
+from smscale.places import folder_to_read, place
 from smscale.schema import Status
 from smscale.sources.outline import inside, read_outline
 from smscale.workspace import COORDINATES, Workspace, plane_values
@@ -27,6 +27,8 @@ Region = tuple[slice, slice, slice]
 #: Row and column of some cells of a window.
 Cells = tuple[np.ndarray, np.ndarray]
 
+#: Models that predict on a GPU where a task holds one; trees stay on the CPU.
+GPU_MODELS = {"gabp", "cnn"}
 #: Bits without a value, by predictor: LST is missing under cloud, all else for want of data.
 MISSING = {"lst": Status.NO_LST}
 
@@ -64,6 +66,11 @@ class Prediction:
             store.fingerprint(read_outline(outline)) if outline else "",
         )
 
+    @property
+    def gpu(self) -> bool:
+        """Whether a block of these models can use a GPU."""
+        return not GPU_MODELS.isdisjoint(self.models)
+
     def predict(
         self, models: Sequence[str], grid: Grid, region: Region, cells: Cells | None = None
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -100,7 +107,7 @@ class Prediction:
 @lru_cache(maxsize=2)
 def _workspace(root: str, fingerprint: str) -> Workspace:
     """The cube as its stages left it, opened once by each worker."""
-    return Workspace(Path(root))
+    return Workspace.at(root)
 
 
 @lru_cache(maxsize=8)
@@ -112,7 +119,8 @@ def _model(folder: str, fingerprint: str) -> Predictor:
     InputError
         for a model of predictors that no cube has.
     """
-    model = load_model(folder)
+    with folder_to_read(place(folder)) as here:
+        model = load_model(here)
     unknown = sorted({own_name(name) for name in model.features} - {*COORDINATES, *schema.VARIABLES})
     if unknown:
         raise InputError(
@@ -170,7 +178,7 @@ def _predict(
         planes[name] + hide if i == 0 else planes[name] for i, name in enumerate(predictor.features) if name in planes
     ]
     if around is None:
-        values, outside = predictor.predict_planes(given), predictor.outside_planes(given)
+        values, outside = _values(predictor, given), predictor.outside_planes(given)
     else:
         values, outside = _predict_patches(
             predictor, [np.broadcast_to(plane, missing.shape) for plane in given], around
@@ -191,6 +199,16 @@ def _predict_patches(
     for step in range(len(given[0])):
         own = [plane[step] for plane in given]
         seen = [*own, *around.at(step, own)]
-        found.append((predictor.predict_planes(seen), predictor.outside_planes(seen)))
+        found.append((_values(predictor, seen), predictor.outside_planes(seen)))
     values, outside = (np.stack(parts) for parts in zip(*found, strict=True))
     return values, outside
+
+
+def _values(predictor: Predictor, planes: Sequence[np.ndarray]) -> np.ndarray:
+    """What a model says of planes, calculated where the running task may."""
+    device = blocks.device()
+    if device == "cpu":
+        return predictor.predict_planes(planes)
+    from smscale.models import on_device  # loads torch
+
+    return on_device.predict_planes(predictor, planes, device)

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smscale import blocks, store
 from smscale.blocks import Joint, Ledger, Task
 from smscale.config import Recipe
 from smscale.errors import RecipeError, StoreError
+from smscale.places import Place, is_remote, place, together
 from smscale.store_inspection import file_checksum, small_files
 from smscale.workspace import Workspace
 
@@ -116,7 +116,7 @@ class Run:
         """Results of tasks done in this process, with the workers at hand for what they themselves fan out."""
         ledger = self.workspace.ledger(stage)
         client = None
-        if any(ledger.record(task) is None for task in tasks):
+        if any(record is None for _, record in ledger.records(tasks)):
             client = self.client() if callable(self.client) else self.client
         with client.as_current() if client is not None else nullcontext():
             return blocks.run(tasks, ledger, None, label, self.progress).results
@@ -138,17 +138,23 @@ class Run:
         return done
 
 
-def file_fingerprints(paths: Sequence[str | Path]) -> dict[str, str]:
+def file_fingerprints(paths: Sequence[str | Place]) -> dict[str, str]:
     """Path -> fingerprint of a file by name, size, head and tail: the same in a copy, and quick for a year of them."""
-    return {str(p): store.fingerprint(Path(p).name, *_size_and_ends(Path(p))) for p in paths}
+    names = [str(path) for path in paths]
+    return dict(zip(names, together(_file_fingerprint, names, any(map(is_remote, names))), strict=True))
 
 
-def files_fingerprint(paths: Sequence[str | Path]) -> str:
+def _file_fingerprint(path: str) -> str:
+    found = place(path)
+    return store.fingerprint(found.name, *_size_and_ends(found))
+
+
+def files_fingerprint(paths: Sequence[str | Place]) -> str:
     """Of input files together."""
     return store.fingerprint(sorted(file_fingerprints(paths).values()))
 
 
-def _size_and_ends(path: Path) -> tuple[int, str]:
+def _size_and_ends(path: Place) -> tuple[int, str]:
     size = path.stat().st_size
     with path.open("rb") as file:
         ends = file.read(ENDS)
@@ -162,7 +168,7 @@ def sealed(workspace: Workspace, *parts: str) -> dict[str, str]:
 
     `parts` are files, folders of them, or groups of a Zarr store ("cube.zarr/fine": metadata and coordinates).
     """
-    found: list[Path] = []
+    found: list[Place] = []
     for part in parts:
         path, (root, _, group) = workspace.root / part, part.partition("/")
         if root.endswith(".zarr"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import base64
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,28 @@ import xarray as xr
 
 from smscale import store
 from smscale.block_plan import Block
-from smscale.blocks import Task
+from smscale.blocks import Task, spans
 from smscale.config import Fusion
 from smscale.fusion.fuse import match_times
 from smscale.grid import Grid
+from smscale.kernels.nans import one_nan
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.prediction import Cells, Prediction, Region
 from smscale.pipeline.run import Run
 from smscale.workspace import Workspace
 
+#: Steps whose stations are read at once: years of hourly values are not held.
+STEPS_AT_ONCE = 128
+
 
 def has_stations(workspace: Workspace) -> bool:
     """Whether any station has values in the region and period."""
-    return store.exists(workspace.cube, "stations") and workspace.stations.sizes.get("station", 0) > 0
+    return station_count(workspace) > 0
+
+
+def station_count(workspace: Workspace) -> int:
+    """Stations of the cube; 0 where it has none, or none yet."""
+    return workspace.stations.sizes.get("station", 0) if store.exists(workspace.cube, "stations") else 0
 
 
 def station_names(workspace: Workspace) -> list[str]:
@@ -35,10 +44,17 @@ def station_names(workspace: Workspace) -> list[str]:
 
 def observed_at_steps(workspace: Workspace, steps: xr.Dataset, hours: float) -> np.ndarray:
     """(station, time) station values at the overpass steps, NaN where silent."""
-    stations = workspace.stations.load()
-    tolerance = np.timedelta64(int(hours * 60), "m")
-    values = stations["soil_moisture"].transpose("station", "time").values
-    return match_times(stations["time"].values, values, steps["time"].values, tolerance=tolerance)
+    stations = workspace.stations["soil_moisture"].transpose("station", "time")
+    tolerance, clock, wanted = np.timedelta64(int(hours * 60), "m"), stations["time"].values, steps["time"].values
+    out = np.full((stations.sizes["station"], wanted.size), np.nan)
+    for part in spans(wanted.size, STEPS_AT_ONCE):
+        first, last = wanted[part].min() - tolerance, wanted[part].max() + tolerance
+        near = np.flatnonzero((clock >= first) & (clock <= last))
+        if near.size:
+            within = slice(near[0], near[-1] + 1)
+            values = stations.isel(time=within).values
+            out[:, part] = match_times(clock[within], values, wanted[part], tolerance=tolerance)
+    return out
 
 
 def hold_out(observed: np.ndarray, names: Sequence[str], fusion: Fusion, seed: int) -> np.ndarray:
@@ -67,9 +83,9 @@ def predicted_series(
 
 def predicted_block(prediction: Prediction, model: str, grid: Grid, region: Region) -> dict[str, Any]:
     """A model at the cells of the stations that lie in a block."""
-    station, cells = _stations_within(Workspace(Path(prediction.root)), grid)
+    station, cells = _stations_within(Workspace.at(prediction.root), grid)
     ((_, values, _),) = prediction.predict([model], grid, region, cells)
-    return {"station": station.tolist(), "values": {model: values[:, 0].T.astype(np.float64).tolist()}}
+    return {"station": station.tolist(), "values": {model: packed(values[:, 0].T)}}
 
 
 def mapped_series(
@@ -81,12 +97,12 @@ def mapped_series(
 
 def mapped_block(root: str, names: Sequence[str], grid: Grid, region: Region) -> dict[str, Any]:
     """Maps at the cells of the stations that lie in a block."""
-    workspace = Workspace(Path(root))
+    workspace = Workspace.at(root)
     station, (row, col) = _stations_within(workspace, grid)
     values = {}
     for name in names:
         found = store.read(workspace.maps_path, "", name, region)[:, row, col]
-        values[name] = found.T.astype(np.float64).tolist()
+        values[name] = packed(found.T)
     return {"station": station.tolist(), "values": values}
 
 
@@ -122,11 +138,21 @@ def _series(
         if within.any():
             key = f"stations/{block.key}"
             tasks[key] = block, Task(key, call, (*args, grid, block.region), fingerprint)
-    results: Mapping[str, Any] = run.blocks(stage, [task for _, task in tasks.values()], label=f"{stage} (stations)")
+    asked = [task for _, task in tasks.values()]
+    results = run.blocks(stage, asked, label=f"{stage} (stations)", in_memory=False)
     shape = (row.size, layout.steps.sizes["time"])
     series = {name: np.full(shape, np.nan, np.float32) for name in names}
     for key, (block, _) in tasks.items():
         found = results[key]
         for name in names:
-            series[name][found["station"], block.steps] = np.array(found["values"][name], np.float32)
+            series[name][found["station"], block.steps] = unpacked(found["values"][name], len(found["station"]))
     return series
+
+
+def packed(values: np.ndarray) -> str:
+    """The bytes of (k, t) float32 values, little-endian, as text for a record: 16 characters are three of them."""
+    return base64.b64encode(one_nan(np.ascontiguousarray(values, np.float32)).astype("<f4").tobytes()).decode("ascii")
+
+
+def unpacked(text: str, stations: int) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<f4").reshape(stations, -1)

@@ -82,14 +82,15 @@ def evaluate(run: Run) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         matched, trained = run.report("match"), run.report("train")
-        _write(run, matched, trained)
+        with run.workspace.report_to_write() as folder:
+            _write(run, folder, matched, trained)
         return {"splits": trained["splits"], "validation": trained["validation"], "best": trained["best"]}
 
     return run.stage("evaluate", fingerprint, lambda: None, work)
 
 
-def _write(run: Run, matched: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
-    recipe, folder, spec = run.recipe, run.workspace.report, _spec(run.recipe)
+def _write(run: Run, folder: Path, matched: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    recipe, spec = run.recipe, _spec(run.recipe)
     figures, units = folder / "figures", spec.units.get(recipe.target, "")
     shown = [_flow(matched, figures), _correlations(matched, recipe, figures), *draw_training(trained, figures, units)]
     metrics = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ class Training:
 
     @property
     def workspace(self) -> Workspace:
-        return Workspace(Path(self.root))
+        return Workspace.at(self.root)
 
     def sides(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the training and of the validation side."""
@@ -207,24 +206,25 @@ def fit_task(how: Training, name: str) -> dict[str, Any]:
         how.groups(known),
         how.weights(known),
         how.seed,
-        records=workspace.root / "ledger" / "train" / "search" / name,
+        records=str(workspace.root / "ledger" / "train" / "search" / name),
     )
     scores = {
         side: plain(selection.score_fold(how.values(rows), model.predict(how.matrix(rows))))
         for side, rows in (("validation", unseen), ("training", known))
     }
-    save_model(
-        workspace.model(name),
-        zoo.fitted(model),
-        list(how.predictors),
-        known[list(how.predictors)],
-        {**how.provenance, "rows": len(known)},
-        scores,
-        units=how.units,
-        target=how.target,
-        name=name,
-        kind=name,
-    )
+    with workspace.model_to_write(name) as folder:
+        save_model(
+            folder,
+            zoo.fitted(model),
+            list(how.predictors),
+            known[list(how.predictors)],
+            {**how.provenance, "rows": len(known)},
+            scores,
+            units=how.units,
+            target=how.target,
+            name=name,
+            kind=name,
+        )
     return scores | told(model, how.matrix(unseen), how.values(unseen), how) | {"neighbours": dict(how.neighbours)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from smscale.evaluate import finalise_scores, merge_sums, score_sums
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run
+from smscale.places import Place
 from smscale.workspace import Workspace
 
 
-def truth_scores(run: Run, layout: Layout, truth: Path, names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def truth_scores(run: Run, layout: Layout, truth: Place, names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     """Scores of SMAP and every map against the 1 km truth: on each one's own cells, and on the cells that all share."""
     args = (str(run.workspace.root), str(truth), truth_window(truth, layout), names, layout.coarse)
     tasks = [
@@ -43,7 +43,7 @@ def truth_scores(run: Run, layout: Layout, truth: Path, names: Mapping[str, str]
     return tables
 
 
-def truth_window(truth: Path, layout: Layout) -> tuple[int, int, int]:
+def truth_window(truth: Place, layout: Layout) -> tuple[int, int, int]:
     """First step, row and column of the run in the truth, which may cover more.
 
     Raises
@@ -76,7 +76,7 @@ def truth_block(
     region: tuple[slice, slice, slice],
 ) -> dict[str, Any]:
     """Mergeable sums of one block."""
-    workspace, slab = Workspace(Path(root)), region[0]
+    workspace, slab = Workspace.at(root), region[0]
     there = tuple(slice(start + part.start, start + part.stop) for start, part in zip(first, region, strict=True))
     reference = store.read(truth, "fine", "soil_moisture", there)
     retrieved = store.read(workspace.cube, "coarse", "soil_moisture", (slab,))

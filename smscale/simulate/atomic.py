@@ -1,33 +1,25 @@
-"""Files appear whole or not at all: written under a temporary name in their own folder, then renamed."""
+"""Files appear whole or not at all: written under a temporary name, then put in their place."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from uuid import uuid4
+
+from smscale.places import Place, file_to_write, place
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`; it takes `path`'s place when the block ends well.
+def replacing(path: str | os.PathLike[str] | Place) -> AbstractContextManager[Path]:
+    """A temporary path; it takes `path`'s place when the block ends well.
 
     Parent folders are created. If the block fails, the temporary file is removed and `path` stays as it was. What a killed
     process leaves behind is hidden and ends in `.part`, so that no reader takes it for data.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return file_to_write(place(path))
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
+def write_text(path: str | os.PathLike[str] | Place, text: str) -> Place:
     """Write one UTF-8 text file whole, with the line ends that `text` has."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
-    return Path(path)
+    return place(path)

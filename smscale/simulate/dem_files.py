@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -12,6 +11,7 @@ from rasterio.transform import Affine
 
 from smscale.errors import InputError
 from smscale.grid import Floats
+from smscale.places import Place, place
 from smscale.simulate.atomic import replacing
 
 #: Values along a tile's side; neighbours share the outer row or column.
@@ -43,7 +43,7 @@ def dem_tiles(west: float, south: float, east: float, north: float) -> list[tupl
     ]
 
 
-def write_dem_tile(path: str | os.PathLike[str], elevation: ArrayLike, west: int, south: int) -> Path:
+def write_dem_tile(path: str | os.PathLike[str] | Place, elevation: ArrayLike, west: int, south: int) -> Place:
     """Write one tile, whole or not at all; the same arguments give the same bytes.
 
     Parameters
@@ -66,4 +66,4 @@ def write_dem_tile(path: str | os.PathLike[str], elevation: ArrayLike, west: int
     ):  # fmt: skip
         file.write(stored, 1)
         file.update_tags(1, units="m")
-    return Path(path)
+    return place(path)

@@ -27,6 +27,7 @@ from pyhdf.SD import SD, SDC
 
 from smscale import sinusoidal
 from smscale.errors import InputError
+from smscale.places import Place, place
 from smscale.simulate.atomic import replacing
 
 COLLECTION = "061"
@@ -153,7 +154,7 @@ def vegetation_quality(reliability: ArrayLike, water: ArrayLike = False) -> NDAr
 
 
 def write_lst(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Place,
     date: object,
     h: int,
     v: int,
@@ -168,7 +169,7 @@ def write_lst(
     view_angle_night: ArrayLike = -20.0,
     emissivity_31: ArrayLike = 0.984,
     emissivity_32: ArrayLike = 0.986,
-) -> Path:
+) -> Place:
     """MYD11A1: one day of one tile.
 
     Parameters
@@ -203,7 +204,7 @@ def write_lst(
 
 
 def write_vegetation(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Place,
     date: object,
     h: int,
     v: int,
@@ -212,7 +213,7 @@ def write_vegetation(
     reliability: ArrayLike | None = None,
     composite_day: ArrayLike | None = None,
     water: ArrayLike = False,
-) -> Path:
+) -> Place:
     """MOD13A2: one 16-day composite of one tile.
 
     Parameters
@@ -253,7 +254,7 @@ def write_vegetation(
 
 
 def write_et(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Place,
     date: object,
     h: int,
     v: int,
@@ -261,7 +262,7 @@ def write_et(
     pet: ArrayLike,
     land_cover: ArrayLike | None = None,
     qc: ArrayLike | None = None,
-) -> Path:
+) -> Place:
     """MOD16A2: one 8-day sum of one tile (the last of a year sums 5 or 6 days).
 
     Parameters
@@ -308,7 +309,7 @@ _LEGENDS = {
 }
 
 
-def write_land_cover(path: str | os.PathLike[str], year: int, h: int, v: int, igbp: ArrayLike) -> Path:
+def write_land_cover(path: str | os.PathLike[str] | Place, year: int, h: int, v: int, igbp: ArrayLike) -> Place:
     """MCD12Q1: the land cover of one year and tile; `igbp` is (2400, 2400), 1 to 17 (water 17), 255 unclassified."""
     classes = _plane("MCD12Q1", "igbp", igbp).astype(np.uint8)
     known = (classes >= 1) & (classes <= 17)
@@ -356,14 +357,14 @@ def _where(
 
 
 def _write(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Place,
     product: str,
     date: dt.date,
     h: int,
     v: int,
     out: Mapping[str, NDArray[Any]],
     good: float,
-) -> Path:
+) -> Place:
     name = granule_name(product, date, h, v)
     texts = {
         "HDFEOSVersion": "HDFEOS_V2.19",
@@ -375,7 +376,7 @@ def _write(
     }
     with replacing(path) as temporary:
         temporary.write_bytes(_hdf4_bytes(name, _product(product), texts, out))
-    return Path(path)
+    return place(path)
 
 
 def _hdf4_bytes(

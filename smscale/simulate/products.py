@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from smscale import schema, sinusoidal, store
 from smscale.blocks import spans
 from smscale.grid import EARTH_RADIUS_KM, Grid
 from smscale.kernels import noise
+from smscale.places import Place, place
 from smscale.simulate import modis_files, orbit, smap_files, station_files
 from smscale.simulate.dem_files import dem_name, write_dem_tile
 from smscale.simulate.spec import KM_PER_DEGREE, TILE, World
@@ -53,14 +53,14 @@ _FORESTS = (1, 2, 3, 4, 5)
 
 
 def truth_path(out: str) -> str:
-    return str(Path(out) / "truth.zarr")
+    return str(place(out) / "truth.zarr")
 
 
 def write_dem(world: World, out: str, west: int, south: int) -> dict[str, int]:
     """One DEM tile."""
     elevation = dem_tile(world, west, south)
     write_dem_tile(
-        Path(out) / "dem" / dem_name(west, south), np.where(elevation == VOID, np.nan, elevation), west, south
+        place(out) / "dem" / dem_name(west, south), np.where(elevation == VOID, np.nan, elevation), west, south
     )
     return {"voids": int(np.sum(elevation == VOID))}
 
@@ -106,8 +106,8 @@ class _Pixels:
         return out
 
 
-def _modis_path(out: str, product: str, day: date, h: int, v: int) -> Path:
-    return Path(out) / "modis" / product / modis_files.granule_name(product, day, h, v)
+def _modis_path(out: str, product: str, day: date, h: int, v: int) -> Place:
+    return place(out) / "modis" / product / modis_files.granule_name(product, day, h, v)
 
 
 def aqua_view(day_number: NDArray | int, lon: Floats, part: str) -> tuple[Floats, Floats]:
@@ -380,7 +380,9 @@ def write_smap(world: World, out: str, utc_day: date) -> dict[str, int]:
         counts["recommended"] += int((observed & (fields["retrieval_qual_flag"] & 1 == 0)).sum())
     extra = ("truth", "frozen_fraction", "leaf_area")
     am, pm = ({n: v for n, v in passes[o].items() if n not in extra} for o in schema.OVERPASSES)
-    smap_files.write_spl3smp(Path(out) / "smap" / smap_files.granule_name(utc_day), utc_day, am, pm, coarse_grid(world))
+    smap_files.write_spl3smp(
+        place(out) / "smap" / smap_files.granule_name(utc_day), utc_day, am, pm, coarse_grid(world)
+    )
     return counts
 
 
@@ -424,21 +426,21 @@ def write_stations(world: World, out: str, first: int, last: int) -> dict[str, i
         stride * places["row"].to_numpy() + strided[0].start,
         stride * places["col"].to_numpy() + strided[1].start,
     )
-    for (_, place), moisture, warmth in zip(places.iterrows(), *histories, strict=True):
-        name, row, col = str(place["station"]), int(place["row"]), int(place["col"])
+    for (_, site), moisture, warmth in zip(places.iterrows(), *histories, strict=True):
+        name, row, col = str(site["station"]), int(site["row"]), int(site["col"])
         frozen = np.interp(hours.to_numpy("datetime64[ns]").astype(np.int64), time.astype(np.int64), warmth) < 273.15
         series[name] = station_files.station_series(world.seed, name, hours, time, moisture, frozen=frozen)
         station_files.write_ismn(
-            Path(out) / "stations" / "ismn",
+            place(out) / "stations" / "ismn",
             world.name.upper(),
             name,
-            float(place["lat"]),
-            float(place["lon"]),
-            float(place["elevation"]),
+            float(site["lat"]),
+            float(site["lon"]),
+            float(site["elevation"]),
             series[name],
             start=hours[0],
             end=hours[-1],
             land_cover=schema.IGBP[int(land["land_cover"][row, col]) - 1],
         )
-    station_files.write_station_csv(Path(out) / "stations" / "csv" / f"stations-{first:05d}.csv", places, series)
+    station_files.write_station_csv(place(out) / "stations" / "csv" / f"stations-{first:05d}.csv", places, series)
     return {"stations": len(places), "values": int(sum(len(s) for s in series.values()))}

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from smscale import schema, sinusoidal, store
 from smscale.blocks import Task, spans, write_text
+from smscale.copies import local_copies
 from smscale.grid import Grid
+from smscale.places import place
 from smscale.simulate import modis_files, products
 from smscale.simulate.dem_files import dem_name
 from smscale.simulate.nature import Explained, Nature, Tuning, calibrate
@@ -145,7 +147,7 @@ def stepped_days(world: World) -> pd.DatetimeIndex:
 
 def prepare(world: World, out: str) -> None:
     """Write the world as used, and lay out truth.zarr, unfinished."""
-    write_text(Path(out) / "world.yaml", yaml.safe_dump(world.to_mapping(), sort_keys=False))
+    write_text(place(out) / "world.yaml", yaml.safe_dump(world.to_mapping(), sort_keys=False))
     steps = world.shown_steps
     days = xr.Dataset(
         coords={"time": ("time", world.shown_days.to_numpy("datetime64[ns]"), {"long_name": "local solar date"})}
@@ -256,8 +258,9 @@ def _slices(window: Window) -> tuple[slice, slice]:
 def make_land(world: World, out: str, window: Window) -> None:
     """The land of one tile, from the DEM files."""
     rows, cols = _slices(window)
-    paths = [str(Path(out) / "dem" / dem_name(*corner)) for corner in dem_corners(world, rows, cols)]
-    land = land_window(world, paths, rows, cols)
+    paths = [place(out) / "dem" / dem_name(*corner) for corner in dem_corners(world, rows, cols)]
+    with local_copies(paths) as files:
+        land = land_window(world, list(map(str, files)), rows, cols)
     for name in (*STATIC, "land_cover"):
         store.write(truth_path(out), LAND, name, (rows, cols), getattr(land, name))
 
@@ -309,12 +312,12 @@ def make_calibration(world: World, out: str) -> dict[str, float]:
     days = pd.date_range(first - pd.Timedelta(days=SPIN_UP), min(world.days[-1], middle + half), freq="D")
     tuning, found = calibrate(world, land, cell, days, SPIN_UP)
     record = {**dataclasses.asdict(tuning), **{name: round(value, 6) for name, value in found.items()}}
-    write_text(Path(out) / "calibration.json", json.dumps(record, indent=1) + "\n")
+    write_text(place(out) / "calibration.json", json.dumps(record, indent=1) + "\n")
     return record
 
 
 def read_tuning(out: str) -> Tuning:
-    record = json.loads((Path(out) / "calibration.json").read_text())
+    record = json.loads((place(out) / "calibration.json").read_text())
     return Tuning(**{field.name: record[field.name] for field in dataclasses.fields(Tuning)})
 
 
@@ -398,12 +401,12 @@ def make_report(world: World, out: str) -> dict[str, Any]:
     """Publish the truth, and say what the world came out as in report.json."""
     found = {
         "world": world.name,
-        "tuning": json.loads((Path(out) / "calibration.json").read_text()),
+        "tuning": json.loads((place(out) / "calibration.json").read_text()),
         **_realised(world, out),
     }
     for group in (LAND, OVERPASS, DAILY, EIGHT_DAY, SIXTEEN_DAY, FINE, COARSE):
         store.publish(truth_path(out), group)
-    write_text(Path(out) / "report.json", json.dumps(found, indent=1) + "\n")
+    write_text(place(out) / "report.json", json.dumps(found, indent=1) + "\n")
     return found
 
 

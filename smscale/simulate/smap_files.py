@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -20,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
 from smscale.grid import EASE2_GRIDS, Grid
+from smscale.places import Place, place
 from smscale.simulate.atomic import replacing
 
 SHAPE = (EASE2_GRIDS[36][1], EASE2_GRIDS[36][0])
@@ -103,12 +103,12 @@ def schema() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def write_spl3smp(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Place,
     utc_day: object,
     am: Mapping[str, ArrayLike],
     pm: Mapping[str, ArrayLike],
     grid: Grid | None = None,
-) -> Path:
+) -> Place:
     """Write one granule, whole or not at all; the same arguments give the same bytes.
 
     Parameters
@@ -133,10 +133,10 @@ def write_spl3smp(
         replacing(path) as temporary,
         h5py.File(temporary, "w", libver=("earliest", "v110"), track_order=False) as file,
     ):
-        _write_metadata(file, utc_day, Path(path).name)
+        _write_metadata(file, utc_day, place(path).name)
         for overpass, values in (("AM", am), ("PM", pm)):
             _write_group(file, overpass, _day(utc_day), dict(values), grid)
-    return Path(path)
+    return place(path)
 
 
 def _day(utc_day: object) -> np.datetime64:

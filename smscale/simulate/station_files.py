@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from scipy.signal import lfilter
 
 from smscale.errors import InputError
 from smscale.grid import EARTH_RADIUS_KM, Floats
+from smscale.places import Place, place
 from smscale.schema import BARREN, SNOW_ICE, URBAN, WATER
 from smscale.simulate.atomic import write_text
 
@@ -215,17 +215,17 @@ def _flags(value: Floats, spike: NDArray[np.bool_], frozen: NDArray[np.bool_]) -
 
 
 def ismn_path(
-    root: str | os.PathLike[str], network: str, station: str, sensor: str, start: object, end: object,
+    root: str | os.PathLike[str] | Place, network: str, station: str, sensor: str, start: object, end: object,
     depth_from: float = DEPTH_FROM, depth_to: float = DEPTH_TO,
-) -> Path:  # fmt: skip
+) -> Place:  # fmt: skip
     """NETWORK/STATION/NETWORK_NETWORK_STATION_sm_0.000000_0.100000_SENSOR_START_END.stm under `root`."""
     first, last = (np.datetime64(day, "D").astype(object) for day in (start, end))  # type: ignore[call-overload]
     name = f"{network}_{network}_{station}_sm_{depth_from:.6f}_{depth_to:.6f}_{sensor}_{first:%Y%m%d}_{last:%Y%m%d}.stm"
-    return Path(root) / network / station / name
+    return place(root) / network / station / name
 
 
 def write_ismn(
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | Place,
     network: str,
     station: str,
     lat: float,
@@ -240,7 +240,7 @@ def write_ismn(
     end: object = None,
     texture: tuple[float, float, float] | None = None,
     land_cover: str = "unknown",
-) -> Path:
+) -> Place:
     """One sensor in ISMN's header+values layout, with the station's static variables beside it.
 
     Parameters
@@ -306,7 +306,9 @@ def _static_variables(texture: tuple[float, float, float] | None, land_cover: st
     return "\n".join([*lines, ""])
 
 
-def write_station_csv(path: str | os.PathLike[str], stations: pd.DataFrame, series: dict[str, pd.DataFrame]) -> Path:
+def write_station_csv(
+    path: str | os.PathLike[str] | Place, stations: pd.DataFrame, series: dict[str, pd.DataFrame]
+) -> Place:
     """All stations in one long table: station,time,lat,lon,elevation,depth_from,depth_to,soil_moisture,flag (UTC).
 
     Parameters
@@ -315,16 +317,16 @@ def write_station_csv(path: str | os.PathLike[str], stations: pd.DataFrame, seri
     series : station -> columns time, soil_moisture, flag
     """
     parts = []
-    for _, place in stations.iterrows():
-        one = series[str(place["station"])]
+    for _, site in stations.iterrows():
+        one = series[str(site["station"])]
         parts.append(
             pd.DataFrame(
                 {
-                    "station": place["station"],
+                    "station": site["station"],
                     "time": one["time"].dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                    "lat": f"{place['lat']:.5f}",
-                    "lon": f"{place['lon']:.5f}",
-                    "elevation": f"{place['elevation']:.1f}",
+                    "lat": f"{site['lat']:.5f}",
+                    "lon": f"{site['lon']:.5f}",
+                    "elevation": f"{site['elevation']:.1f}",
                     "depth_from": f"{DEPTH_FROM:.2f}",
                     "depth_to": f"{DEPTH_TO:.2f}",
                     "soil_moisture": one["soil_moisture"].map("{:.4f}".format),

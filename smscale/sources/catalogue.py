@@ -6,7 +6,6 @@ the folder is free.
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -18,11 +17,13 @@ from typing import Any
 
 import rasterio
 
+from smscale.copies import local_copies
 from smscale.errors import InputError
+from smscale.places import Place, is_remote, place, together, walk
 from smscale.sources import dem, stations
 from smscale.sources.appeears import Layer, parse_layer
 from smscale.sources.files import Kind, defect
-from smscale.sources.identity import identify
+from smscale.sources.identity import Identity, identify
 from smscale.sources.needs import Box, Requirement, corner_of, requirements, touches, utc_days
 from smscale.sources.products import FAMILIES, SERIES, SERIES_OF, TABLES, family_of, flying, how_to_get
 from smscale.sources.products import calendar as calendar
@@ -51,14 +52,14 @@ class Granule:
     `layers` are the GeoTIFFs that AppEEARS cut a granule into; `path` is then the first of them.
     """
 
-    path: Path
+    path: Place
     product: str
     date: str
     tile: Tile | None
     collection: str
     production: str
     part: str = ""
-    layers: tuple[Path, ...] = ()
+    layers: tuple[Place, ...] = ()
 
     @property
     def family(self) -> str:
@@ -76,7 +77,7 @@ class Granule:
         return SERIES[self.series].sensor if self.series in SERIES else ""
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """Every file of it."""
         return self.layers or (self.path,)
 
@@ -121,13 +122,13 @@ class Catalogue:
     here; `problems` (path, reason) of files that are broken.
     """
 
-    folder: Path
+    folder: Place
     granules: tuple[Granule, ...]
     dem_tiles: tuple[dem.DemTile, ...]
-    station_files: tuple[Path, ...]
+    station_files: tuple[Place, ...]
     duplicates: tuple[Granule, ...]
-    unknown: tuple[Path, ...]
-    problems: tuple[tuple[Path, str], ...]
+    unknown: tuple[Place, ...]
+    problems: tuple[tuple[Place, str], ...]
 
     def select(
         self,
@@ -154,12 +155,12 @@ class Catalogue:
             and (tiles is None or g.tile is None or g.tile in tiles)
         )
 
-    def dem_covering(self, box: Box) -> tuple[Path, ...]:
+    def dem_covering(self, box: Box) -> tuple[Place, ...]:
         """Elevation tiles that a box (west, south, east, north in degrees) touches."""
         return tuple(path for path, bounds in self._dem_boxes if touches(bounds, box))
 
     @cached_property
-    def _dem_boxes(self) -> list[tuple[Path, Box]]:
+    def _dem_boxes(self) -> list[tuple[Place, Box]]:
         return [(tile.path, tile.box) for tile in self.dem_tiles]
 
     @cached_property
@@ -274,7 +275,7 @@ class Catalogue:
         return Missing(family, len(wanted), absent, product, keys) if absent else None
 
 
-def scan(folder: str | Path, columns: stations.ColumnMap | None = None) -> Catalogue:
+def scan(folder: str | Place, columns: stations.ColumnMap | None = None) -> Catalogue:
     """Catalogue of a folder and what lies below it.
 
     Raises
@@ -282,17 +283,18 @@ def scan(folder: str | Path, columns: stations.ColumnMap | None = None) -> Catal
     InputError
         if the folder does not exist.
     """
-    folder = Path(folder)
+    folder = place(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the one that holds the raw files")
+    files = sorted(_files_below(folder))
     found: list[Granule] = []
-    layers: list[tuple[Layer, Path]] = []
+    layers: list[tuple[Layer, Place]] = []
     dems: list[dem.DemTile] = []
-    station_files: list[Path] = []
-    unknown: list[Path] = []
-    problems: list[tuple[Path, str]] = []
-    for path in sorted(_files_below(folder)):
-        item = _classify(path, columns)
+    station_files: list[Place] = []
+    unknown: list[Place] = []
+    problems: list[tuple[Place, str]] = []
+    items = together(lambda path: _classify(path, columns), files, is_remote(folder))
+    for path, item in zip(files, items, strict=True):
         if isinstance(item, Granule):
             found.append(item)
         elif isinstance(item, Layer):
@@ -309,14 +311,14 @@ def scan(folder: str | Path, columns: stations.ColumnMap | None = None) -> Catal
     return Catalogue(folder, granules, tuple(dems), tuple(station_files), duplicates, tuple(unknown), tuple(problems))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Place) -> Iterator[Place]:
     """Files of a folder tree; Zarr stores and hidden folders are no raw files."""
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in walk(folder):
         folders[:] = [f for f in folders if not f.endswith(".zarr") and not f.startswith(".")]
-        yield from (Path(root) / name for name in names if not name.startswith("."))
+        yield from (root / name for name in names if not name.startswith("."))
 
 
-def read_name(path: Path) -> Granule | None:
+def read_name(path: Place) -> Granule | None:
     """The granule that a file's name describes; None if it follows no pattern that is known."""
     for pattern, entry in _PATTERNS:
         if match := pattern.fullmatch(path.name):
@@ -333,15 +335,20 @@ def read_name(path: Path) -> Granule | None:
     return None
 
 
-def read_metadata(path: Path) -> Granule | None:
+def read_metadata(path: Place) -> Granule | None:
     """The granule that a renamed file's metadata describe; None if they say nothing, or name a product that is not read here."""
-    facts = identify(path)
+    facts = _identified(path)
     if facts is None or facts.product not in SERIES_OF:
         return None
     named = read_name(Path(facts.local_name)) if facts.local_name else None
     if named is not None and (named.product, named.date) == (facts.product, facts.date):
         return replace(named, path=path)
     return Granule(path, facts.product, facts.date, facts.tile, facts.collection, facts.production, facts.part)
+
+
+def _identified(path: Place) -> Identity | None:
+    with local_copies([path]) as (here,):
+        return identify(here)
 
 
 def _iso(parts: dict[str, Any]) -> str:
@@ -351,7 +358,7 @@ def _iso(parts: dict[str, Any]) -> str:
     return f"{day[:4]}-{day[4:6]}-{day[6:]}"
 
 
-def _classify(path: Path, columns: stations.ColumnMap | None) -> Granule | Layer | dem.DemTile | str | bool:
+def _classify(path: Place, columns: stations.ColumnMap | None) -> Granule | Layer | dem.DemTile | str | bool:
     """A granule, a layer or an elevation tile, why it is broken, or whether it holds stations."""
     try:
         granule = read_name(path)
@@ -379,13 +386,13 @@ def _classify(path: Path, columns: stations.ColumnMap | None) -> Granule | Layer
     return False
 
 
-def _unnamed(path: Path, kind: Kind) -> Granule | str | bool:
+def _unnamed(path: Place, kind: Kind) -> Granule | str | bool:
     """A file whose name says nothing: by its metadata; without them an HDF4 file is reported."""
     reason = defect(path, kind)
     if reason:
         return reason
     granule = read_metadata(path)
-    if granule is None and kind == "HDF4" and identify(path) is None:
+    if granule is None and kind == "HDF4" and _identified(path) is None:
         return (
             "neither its name nor its metadata say what it is (it has no CoreMetadata): "
             "name it as MYD11A1.A2017161.h26v05.061.….hdf"
@@ -393,9 +400,9 @@ def _unnamed(path: Path, kind: Kind) -> Granule | str | bool:
     return granule or False
 
 
-def _assembled(layers: Iterable[tuple[Layer, Path]]) -> list[Granule]:
+def _assembled(layers: Iterable[tuple[Layer, Place]]) -> list[Granule]:
     """One granule of the layers of one product, date and area."""
-    together: dict[tuple[str, str, str, str], list[Path]] = {}
+    together: dict[tuple[str, str, str, str], list[Place]] = {}
     for layer, path in layers:
         together.setdefault((layer.product, layer.date, layer.collection, layer.area), []).append(path)
     return [
@@ -404,25 +411,26 @@ def _assembled(layers: Iterable[tuple[Layer, Path]]) -> list[Granule]:
     ]
 
 
-def _elevation(path: Path) -> dem.DemTile | str | bool:
+def _elevation(path: Place) -> dem.DemTile | str | bool:
     if _NOT_ELEVATION.search(path.name):
         return False
     reason = defect(path, "TIFF")
     if reason:
         return reason
     try:
-        tile = dem.describe(path)
-        with rasterio.open(path) as file:
-            return tile if file.dtypes[tile.band - 1] in _ELEVATION_TYPES else False
+        with local_copies([path]) as (here,):
+            tile = dem.describe(here)
+            with rasterio.open(here) as file:
+                return replace(tile, path=path) if file.dtypes[tile.band - 1] in _ELEVATION_TYPES else False
     except InputError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).partition(f"{path.name}: ")[2] or str(error)
 
 
-def _has_stations(path: Path) -> str | bool:
+def _has_stations(path: Place) -> str | bool:
     if path.stat().st_size == 0:
         return "is empty (0 bytes): download it again"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             return any(name.lower().endswith(".stm") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError) as error:
         return f"cannot be read as a zip archive ({error}): download it again"

@@ -30,6 +30,7 @@ from scipy import ndimage
 from smscale.errors import ElsewhereError, InputError
 from smscale.grid import Grid
 from smscale.kernels import overlap
+from smscale.places import Place
 from smscale.schema import LAND_COVER_FILL, VARIABLES, WATER
 from smscale.sources.files import HDF_LOCK, check
 
@@ -59,7 +60,7 @@ MOST_EMPTY = 50
 class DemTile:
     """One raster of elevation: where it lies, and which band holds the elevation."""
 
-    path: Path
+    path: Place
     crs: str
     transform: tuple[float, float, float, float, float, float]
     shape: tuple[int, int]
@@ -367,7 +368,7 @@ class _Mosaic:
         found = {"tiles": len(self._met()), "holes": int((~covered * np.outer(np.diff(rows), np.diff(cols))).sum())}
         return found | ({"hole_boxes": "; ".join(self._holes())} if found["holes"] else {})
 
-    def _met(self) -> set[Path]:
+    def _met(self) -> set[Place]:
         """Tiles that the window meets."""
         outlines = (
             (self._outline(group, placed), placed.tile.path) for group in self.groups for placed in group.placed

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from smscale.errors import InputError
+from smscale.places import Place
 
 HDF_LOCK = threading.RLock()
 
@@ -37,7 +38,7 @@ _OTHERS: dict[str, tuple[bytes, ...]] = {
 _AGAIN = "download it again"
 
 
-def defect(path: Path, kind: Kind) -> str | None:
+def defect(path: Place, kind: Kind) -> str | None:
     """Why a file cannot be a whole `kind` file, or None. Reads a few hundred bytes.
 
     Finds missing and empty files, folders, web pages saved under a data file's name, other formats, and files that are

@@ -12,13 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smscale.errors import InputError
 from smscale.kernels import cnn
+
+if TYPE_CHECKING:
+    import torch
+
+    from smscale.models.cnn.forward import Forward
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -78,6 +83,12 @@ class CNNPredictor:
             part = out[start : start + ROWS]
             cnn.predict(rows, standard, linear, target, self.cells, plan, weights, biases, dense, self.constant, part)
         return out
+
+    def on_device(self, device: torch.device) -> Forward:
+        """The networks with their weights on a torch device."""
+        from smscale.models.cnn.forward import Forward
+
+        return Forward(self, device)
 
 
 def cnn_from_arrays(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None) -> CNNPredictor:

@@ -15,7 +15,6 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -225,9 +224,6 @@ def train(
     given = {**QUIET, **options}
     if kept:
         given["callbacks"] = [*lightning_run.listed(given.get("callbacks")), Keep(kept.networks)]
-    if devices == 1 and not {"plugins", "num_nodes", "strategy"} & set(given):
-        # A batch system's number of tasks is no business of a fit on one device.
-        given["plugins"] = [LightningEnvironment()]
     begun = kept.networks if kept and kept.networks.exists() else None
     if begun:
         _check_checkpoint(begun, module)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
 from smscale.kernels import mlp
+
+if TYPE_CHECKING:
+    import torch
+
+    from smscale.models.gabp.forward import Forward
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +51,12 @@ class Network:
     def predict_planes(self, planes: Sequence[ArrayLike]) -> NDArray[np.float32]:
         """k broadcastable planes -> float32 of their common shape; NaN where a predictor is missing."""
         return mlp.predict_planes(planes, *self._arguments)
+
+    def on_device(self, device: torch.device) -> Forward:
+        """The network with its weights on a torch device."""
+        from smscale.models.gabp.forward import Forward
+
+        return Forward(self, device)
 
     @property
     def _arguments(self) -> tuple[Any, ...]:

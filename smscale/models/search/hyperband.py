@@ -34,6 +34,7 @@ from smscale.models.search.records import (
     write_record,
 )
 from smscale.models.search.trials import Setting, Space, candidates, lost_to_the_machine
+from smscale.places import place
 
 #: Each rung of a bracket keeps one of so many settings (Li et al. 2018, JMLR 18, 1-52).
 AGGRESSIVENESS = 3
@@ -151,7 +152,7 @@ def _bracket(
             "versions": versions(),
             "data": [fingerprint(part) for part in (X, rows, *fold)],
         }
-        record = Path(records) / f"{named(parts)}.json"
+        record = place(records) / f"{named(parts)}.json"
     found, spoiled = read_record(record, lambda kept: _entries_of(kept, len(settings)))
     if found is None:
         found = _halved(clone(partial).set_params(settings=settings), X, rows, fold, bracket)

@@ -6,10 +6,9 @@ import hashlib
 import json
 import os
 import sys
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from smscale.errors import InputError
+from smscale.places import Place, place, write_text
 
 Kept = TypeVar("Kept")
 
@@ -80,20 +80,20 @@ def checked_folder(records: Path | str | None) -> None:
     if records is None:
         return
     try:
-        Path(records).mkdir(parents=True, exist_ok=True)
+        place(records).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"{records}: finished fits cannot be kept there ({error.strerror}); name a folder that can be written"
         ) from None
 
 
-def read_record(record: Path | None, parse: Callable[[Any], Kept]) -> tuple[Kept | None, bool]:
+def read_record(record: Place | None, parse: Callable[[Any], Kept]) -> tuple[Kept | None, bool]:
     """What `parse` makes of a record's content, and whether what stands there is spoiled: then the fit is done again.
 
     A record says its own name, which is that of the fit, and a hash of what it holds: neither one cut short, nor one edited,
     nor that of another fit is taken.
     """
-    if record is None or not os.path.lexists(record):
+    if record is None or not (os.path.lexists(record) if isinstance(record, Path) else record.exists()):
         return None, False
     try:
         if not record.is_file():
@@ -106,16 +106,11 @@ def read_record(record: Path | None, parse: Callable[[Any], Kept]) -> tuple[Kept
         return None, True
 
 
-def write_record(record: Path, content: Mapping[str, Any]) -> None:
+def write_record(record: Place, content: Mapping[str, Any]) -> None:
     """Whole or not at all, whoever else writes it. Where a folder stands in its place, nothing is kept."""
-    record.parent.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(content, default=repr))
-    half = record.with_name(f"{record.stem}.{uuid.uuid4().hex}.part")
-    half.write_text(json.dumps(plain | {"sealed": _seal(record, plain)}))
-    try:
-        os.replace(half, record)
-    except IsADirectoryError:
-        half.unlink()
+    with suppress(IsADirectoryError):
+        write_text(record, json.dumps(plain | {"sealed": _seal(record, plain)}))
 
 
 def report_spoiled(count: int, fits: int, records: Path | str | None) -> None:
@@ -127,5 +122,5 @@ def report_spoiled(count: int, fits: int, records: Path | str | None) -> None:
         )
 
 
-def _seal(record: Path, content: Mapping[str, Any]) -> str:
+def _seal(record: Place, content: Mapping[str, Any]) -> str:
     return named({"record": record.name, "content": content})

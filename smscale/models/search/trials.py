@@ -45,6 +45,7 @@ from smscale.models.search.records import (
     write_record,
 )
 from smscale.models.search.settings import spaces
+from smscale.places import Place, place
 
 Setting = Mapping[str, Any]
 Space = Mapping[str, Sequence[Any]]
@@ -231,7 +232,7 @@ class Trial(BaseEstimator):
         groups = rows[:, 2].astype(np.int64) if self.grouped else None
         return fit_with(model, np.ascontiguousarray(X), y, groups, weight)
 
-    def _record(self, X: Floats, rows: Floats) -> Path | None:
+    def _record(self, X: Floats, rows: Floats) -> Place | None:
         """The file of this fit: named by all that its outcome depends on."""
         if self.records is None:
             return None
@@ -243,7 +244,7 @@ class Trial(BaseEstimator):
             "versions": versions(),
             "data": [fingerprint(part) for part in (*self.training_, X, rows)],
         }
-        return Path(self.records) / f"{named(parts)}.json"
+        return place(self.records) / f"{named(parts)}.json"
 
 
 def _run(

@@ -7,7 +7,6 @@ tile or a granule that comes late, cost the blocks that they touch, and no other
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from smscale.pipeline.ingest.inputs import COMPOSITES, Inputs, OfDate, column_ma
 from smscale.pipeline.ingest.report import merged, summary
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.run import Run, file_fingerprints, sealed
+from smscale.places import Place
 from smscale.workspace import NEWEST, OVERPASS
 
 __all__ = ["ingest"]
@@ -31,7 +31,7 @@ __all__ = ["ingest"]
 VERSION = 3
 
 
-def ingest(run: Run, layout: Layout, folder: Path) -> dict[str, Any]:
+def ingest(run: Run, layout: Layout, folder: Place) -> dict[str, Any]:
     """Fill the cube from the raw files; the report counts what was read and what was left out."""
     recipe, path = run.recipe, str(run.workspace.cube)
     inputs = gather(folder, layout, recipe)

@@ -11,11 +11,13 @@ import numpy as np
 import xarray as xr
 
 from smscale import store
+from smscale.copies import local_copies
 from smscale.errors import InputError
 from smscale.features.match import smap_steps
 from smscale.grid import Grid
 from smscale.pipeline.ingest.arrays import RETRIEVALS
 from smscale.pipeline.ingest.report import problem
+from smscale.places import Place, is_remote, place
 from smscale.sources.quality import flag_counts, quality
 from smscale.sources.smap import open_smap
 from smscale.sources.stations import ColumnMap, open_stations
@@ -35,10 +37,11 @@ def smap_block(
     problems: list[dict[str, Any]] = []
     granules = []
     for file in files:
-        try:
-            granules.append(open_smap(file, algorithm=algorithm, grid=grid).load())
-        except InputError as error:
-            problems.append(problem(file, error))
+        with local_copies([file]) as (here,):
+            try:
+                granules.append(open_smap(here, algorithm=algorithm, grid=grid).load())
+            except InputError as error:
+                problems.append(problem(str(here), error))
     region = (slab, slice(0, grid.shape[0]), slice(0, grid.shape[1]))
     if not granules:  # an earlier run may have had some
         shape = (steps.sizes["time"], *grid.shape)
@@ -82,7 +85,8 @@ def stations_block(
     path: str, files: Sequence[str], grid: Grid, steps: xr.Dataset, columns: ColumnMap | None
 ) -> dict[str, Any]:
     """Station values of the period within the region."""
-    found, problems = _open_stations(files, columns)
+    with local_copies([*files, *_beside(files, columns)]) as here:
+        found, problems = _open_stations(list(map(str, here[: len(files)])), columns)
     store.remove(path, "stations")
     if found is None:  # the maps can be made without stations
         return {"problems": problems, "stations": 0, "values": 0}
@@ -107,6 +111,14 @@ def stations_block(
         "stations": int(kept.sizes["station"]),
         "values": int(np.isfinite(kept["soil_moisture"]).sum()),
     }
+
+
+def _beside(files: Sequence[str], columns: ColumnMap | None) -> list[Place]:
+    """Tables of an object store that say where the stations of the files beside them lie."""
+    if columns is None or columns.table is None:
+        return []
+    folders = dict.fromkeys(place(file).parent for file in files if is_remote(file))
+    return [table for folder in folders if (table := folder / columns.table).is_file()]
 
 
 def _open_stations(files: Sequence[str], columns: ColumnMap | None) -> tuple[xr.Dataset | None, list[dict[str, Any]]]:

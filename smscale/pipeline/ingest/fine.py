@@ -15,6 +15,7 @@ import numpy as np
 
 from smscale import cube, schema, sinusoidal, store
 from smscale.blocks import spans
+from smscale.copies import local_copies
 from smscale.errors import ElsewhereError, InputError
 from smscale.grid import Grid
 from smscale.kernels.lookup import Coded
@@ -117,10 +118,12 @@ def _read(
 ) -> Iterator[tuple[Mapping[str, Coded], Mapping[str, Any]]]:
     """Layers and facts of the files of one tile and date that can be read; the others are named."""
     for some in source.granules(files):
-        try:
-            yield source.read(some, names)
-        except InputError as error:
-            problems.append(problem(some[0], error))
+        with local_copies(some) as copies:
+            here = list(map(str, copies))
+            try:
+                yield source.read(here, names)
+            except InputError as error:
+                problems.append(problem(here[0], error))
 
 
 def _words(counts: Mapping[str, np.ndarray], products: Mapping[str, str]) -> dict[str, dict[str, int]]:
@@ -254,20 +257,21 @@ def static_block(path: str, place: Window, grid: Grid, dem: Sequence[str], halo:
     values = np.full((*grid.shape, len(names)), np.nan, np.float32)
     counts = {"voids": 0, "overlap_conflicts": 0}
     problems: list[dict[str, Any]] = []
-    for rows in spans(grid.shape[0], STRIP) if dem else ():
-        strip = grid.window(rows, slice(0, grid.shape[1]))
-        west, south, east, north = strip.bounds
-        box = (west - halo, max(south - halo, -90), east + halo, min(north + halo, 90))
-        try:
-            elevation = open_dem(dem, box=box)
-            layers = cube.static_layers(elevation, strip)
-        except ElsewhereError:  # tiles that touch the window, and not this strip
-            continue
-        for name in counts:
-            counts[name] += int(elevation.attrs[name])
-        if elevation.attrs["holes"]:
-            problems.append(_hole(elevation.attrs))
-        values[rows] = np.stack([layers[name].values for name in names], axis=-1)
+    with local_copies(dem) as here:
+        for rows in spans(grid.shape[0], STRIP) if dem else ():
+            strip = grid.window(rows, slice(0, grid.shape[1]))
+            west, south, east, north = strip.bounds
+            box = (west - halo, max(south - halo, -90), east + halo, min(north + halo, 90))
+            try:
+                elevation = open_dem(here, box=box)
+                layers = cube.static_layers(elevation, strip)
+            except ElsewhereError:  # tiles that touch the window, and not this strip
+                continue
+            for name in counts:
+                counts[name] += int(elevation.attrs[name])
+            if elevation.attrs["holes"]:
+                problems.append(_hole(elevation.attrs))
+            values[rows] = np.stack([layers[name].values for name in names], axis=-1)
     if counts["overlap_conflicts"]:
         problems.append(_conflict(dem, counts["overlap_conflicts"]))
     receipt = store.write(path, "fine/static", "values", (*place, slice(0, len(names))), values)

@@ -10,10 +10,12 @@ import numpy as np
 
 from smscale import sinusoidal
 from smscale.config import Recipe
+from smscale.copies import local_copies
 from smscale.cube import AREA, Lattice, lst_file_dates
 from smscale.errors import InputError, RecipeError
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
+from smscale.places import Place
 from smscale.sources.appeears import lattice_of
 from smscale.sources.catalogue import FAMILIES, Catalogue, Granule, scan
 from smscale.sources.dem import DemTile
@@ -79,7 +81,10 @@ class Inputs:
     def lattice(self, family: str) -> Lattice | None:
         """The pixels of a family whose layers were cut out of their tiles (AppEEARS); None for whole tiles."""
         first = next(iter(self.granules[family]), None)
-        return Lattice(*lattice_of(first.path)) if first is not None and first.layers else None
+        if first is None or not first.layers:
+            return None
+        with local_copies([first.path]) as (here,):
+            return Lattice(*lattice_of(here))
 
     def composites(self, cadence: str, layout: Layout) -> list[tuple[str, str]]:
         """First and last day of the composites of which there is a granule, within the period and one on each side of it."""
@@ -115,7 +120,7 @@ def composite_length(cadence: str) -> int:
     return {"eight_day": 8, "sixteen_day": 16}[cadence]
 
 
-def gather(folder: Path, layout: Layout, recipe: Recipe) -> Inputs:
+def gather(folder: Place, layout: Layout, recipe: Recipe) -> Inputs:
     """What a run takes from a folder; refuses where one family is not there at all."""
     _check_settings(recipe)
     columns = column_map(recipe)
@@ -197,7 +202,7 @@ def _of_one_form(granules: tuple[Granule, ...]) -> tuple[Granule, ...]:
 def _set_aside(
     catalogue: Catalogue,
     granules: Mapping[str, Sequence[Granule]],
-    stations: Sequence[Path],
+    stations: Sequence[Place],
     layout: Layout,
     columns: ColumnMap | None,
 ) -> list[tuple[str, str]]:
@@ -225,7 +230,7 @@ def _set_aside(
     return aside + [(p.name, other) for p in catalogue.station_files if p not in stations]
 
 
-def _why_unknown(path: Path, columns: ColumnMap | None) -> str:
+def _why_unknown(path: Place, columns: ColumnMap | None) -> str:
     """Of a table, what it lacks of what the recipe says of tables."""
     lacks = why_no_station_csv(path, columns) if columns is not None and path.suffix == ".csv" else None
     return "not a file that is read here" + (f": as a table of stations it {lacks}" if lacks else "")
@@ -240,18 +245,18 @@ def column_map(recipe: Recipe) -> ColumnMap | None:
     return replace(columns, table=str(beside)) if beside is not None and beside.is_file() else columns
 
 
-def _station_files(catalogue: Catalogue, mapped: bool) -> list[Path]:
+def _station_files(catalogue: Catalogue, mapped: bool) -> list[Place]:
     """Tables, where the recipe says how to read them; else ISMN files where there are some (a nature run has both), else all."""
     is_ismn = {path: path.suffix in (".stm", ".zip") for path in catalogue.station_files}
     return [path for path, ismn in is_ismn.items() if ismn != mapped] or list(is_ismn)
 
 
-def _describing(stations: Sequence[Path], columns: ColumnMap | None) -> list[Path]:
+def _describing(stations: Sequence[Place], columns: ColumnMap | None) -> list[Place]:
     """The tables that say where the stations lie: beside each file of values, or where the recipe has it."""
     if columns is None or columns.table is None:
         return []
-    places = [*(file.parent / columns.table for file in stations), Path(columns.table)]
-    return list(dict.fromkeys(place for place in places if place.is_file()))
+    where: list[Place] = [*(file.parent / columns.table for file in stations), Path(columns.table)]
+    return list(dict.fromkeys(found for found in where if found.is_file()))
 
 
 def _what_is_missing(catalogue: Catalogue, layout: Layout, absent: Sequence[str], products: Mapping[str, str]) -> str:

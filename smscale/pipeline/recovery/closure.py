@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def close(run: Run, window: Window, names: Sequence[str]) -> dict[str, Any]:
 
 def close_block(root: str, name: str, window: Window, least: float, bounds: tuple[float, float]) -> dict[str, Any]:
     """The closure of one map; where the coarse field has no value the map stays as it is, with that status."""
-    workspace = Workspace(Path(root))
+    workspace = Workspace.at(root)
     values = store.read(workspace.maps_path, "", f"soil_moisture_{name}")[0].astype(np.float64)
     status = store.read(workspace.maps_path, "", f"status_{name}")[0]
     target = store.read(workspace.cube, "coarse", TARGET)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from smscale.pipeline.plain import records
 from smscale.pipeline.recovery.plan import Variant
 from smscale.pipeline.run import Run
 from smscale.pipeline.train import Training, split_task, told, training_of
+from smscale.places import remove
 
 
 def train(run: Run, variants: Mapping[str, Variant]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def train(run: Run, variants: Mapping[str, Variant]) -> dict[str, Any]:
         }
 
     def prepare() -> None:
-        shutil.rmtree(run.workspace.root / "models", ignore_errors=True)
+        remove(run.workspace.root / "models")
 
     return run.stage("train", fingerprint, prepare, work)
 
@@ -58,14 +58,15 @@ def fit_task(how: Training, name: str, model: str) -> dict[str, Any]:
     groups = splits.inner_groups(table, "space-block", **how.blocks)
     fitted, _ = selection.fit_fold(model, how.models[model], X, y, groups, how.weights(table), how.seed)
     names = list(how.predictors)
-    save_model(
-        workspace.model(name),
-        zoo.fitted(fitted),
-        names,
-        table[names],
-        {**how.provenance, "rows": len(table), "split": "none"},
-        target=how.target,
-        name=name,
-        kind=model,
-    )
+    with workspace.model_to_write(name) as folder:
+        save_model(
+            folder,
+            zoo.fitted(fitted),
+            names,
+            table[names],
+            {**how.provenance, "rows": len(table), "split": "none"},
+            target=how.target,
+            name=name,
+            kind=model,
+        )
     return told(fitted, X, y, how, repeats=2, rows=2000)

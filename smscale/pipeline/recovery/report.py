@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ def evaluate(run: Run, window: Window, variants: Mapping[str, Variant]) -> dict[
             "own_cells": score_table(table, "truth", sources),
             "shared_cells": score_table(table, "truth", sources, common=True),
         }
-        _write(run, window, reports | {"fuse": {**reports["fuse"], "final": f"soil_moisture_{final}"}}, fields, scores)
+        fused = {**reports["fuse"], "final": f"soil_moisture_{final}"}
+        with run.workspace.report_to_write() as folder:
+            _write(run, folder, window, reports | {"fuse": fused}, fields, scores)
         rows = records(scores["shared_cells"][["source", *SCORES]])
         return {"scores": [], "truth": rows, "final": f"soil_moisture_{final}"}
 
@@ -57,6 +60,7 @@ def fields_of(run: Run, window: Window, variants: Mapping[str, Variant]) -> dict
 
 def _write(
     run: Run,
+    folder: Path,
     window: Window,
     reports: dict[str, Any],
     fields: Mapping[str, Floats],
@@ -64,7 +68,7 @@ def _write(
 ) -> None:
     from smscale.pipeline.recovery.drawing import draw  # matplotlib: not on workers
 
-    recipe, folder = run.recipe, run.workspace.report
+    recipe = run.recipe
     trained, counts, final = reports["train"], reports["ingest"], reports["fuse"]["final"].removeprefix(f"{TARGET}_")
     metrics = {
         "name": recipe.name,

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from smscale.errors import InputError
+from smscale.places import Place
 from smscale.sources.stations import times
 from smscale.sources.stations.columns import ColumnMap, plain
 from smscale.sources.stations.series import GOOD, Problems, Record, Sensor, placed
@@ -35,12 +36,12 @@ _AS_WRITTEN = ("station", "network", "sensor", "flag")
 _PLACE = ("lat", "lon", "elevation", "depth_from", "depth_to")
 
 
-def is_station_csv(path: Path, columns: ColumnMap | None = None) -> bool:
+def is_station_csv(path: Place, columns: ColumnMap | None = None) -> bool:
     """Whether the header of a table names the columns that stations need."""
     return why_no_station_csv(path, columns) is None
 
 
-def why_no_station_csv(path: Path, columns: ColumnMap | None = None) -> str | None:
+def why_no_station_csv(path: Place, columns: ColumnMap | None = None) -> str | None:
     """What keeps a table from being one of station values: a column that its header lacks; None if nothing does."""
     columns = columns or ColumnMap()
     with path.open("rb") as handle:

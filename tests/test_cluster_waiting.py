@@ -1,0 +1,136 @@
+"""Workers that go and come, a scheduler that goes and comes back: the engine waits so long as it was told, then says so."""
+
+import importlib.metadata
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dask
+import pytest
+from dask_here import Dask, dask_here
+from distributed import Client
+
+from smscale import blocks
+from smscale.blocks import Ledger, Task
+from smscale.errors import RecipeError, TaskError
+
+DONE = {f"{x}": x for x in range(60)}
+
+
+def slowly(x: int) -> int:
+    time.sleep(0.03)
+    return x
+
+
+def tasks() -> list[Task]:
+    return [Task(f"{x}", slowly, (x,)) for x in range(60)]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dask]:
+    monkeypatch.setattr(blocks, "LOOK_SECONDS", 0.1)
+    with dask_here() as here:
+        yield here
+
+
+def once_begun(ledger: Ledger, act: Callable[[], object]) -> None:
+    """Act from another thread when some blocks are finished."""
+
+    def wait() -> None:
+        until = time.monotonic() + 30
+        while time.monotonic() < until and len(list(ledger.folder.glob("*.json"))) < 5:
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_all_workers_lost_is_one_line_after_the_stated_time(tmp_path: Path, here: Dask) -> None:
+    scheduler = here.scheduler()
+    worker, ledger = here.worker(scheduler), Ledger(tmp_path)
+    once_begun(ledger, lambda: here.end(worker))
+    with (
+        Client(scheduler.address) as client,
+        dask.config.set({"smscale.lost-timeout": 0.5}),
+        pytest.raises(
+            TaskError, match=r"no worker is left, and none came within 0.5 s: .*; run again, finished blocks"
+        ),
+    ):
+        blocks.run(tasks(), ledger, client, progress=False)
+    assert 5 <= len(list(tmp_path.glob("*.json"))) < 60
+
+
+def test_workers_that_come_later_go_on(tmp_path: Path, here: Dask) -> None:
+    scheduler = here.scheduler()
+    worker, ledger = here.worker(scheduler), Ledger(tmp_path)
+
+    def replace() -> None:
+        here.end(worker)
+        time.sleep(0.5)
+        here.worker(scheduler)
+
+    once_begun(ledger, replace)
+    with Client(scheduler.address) as client:
+        assert blocks.run(tasks(), ledger, client, progress=False).results == DONE
+
+
+def test_window_widens_for_workers_that_join(tmp_path: Path, here: Dask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "PACK_MOST", 1)
+    scheduler = here.scheduler()
+    here.worker(scheduler)
+    ledger, flying = Ledger(tmp_path), []
+    once_begun(ledger, lambda: [here.worker(scheduler) for _ in range(2)])
+    fill = blocks._Window._fill
+
+    def counted(self: blocks._Window) -> None:
+        fill(self)
+        flying.append(len(self.flying))
+
+    monkeypatch.setattr(blocks._Window, "_fill", counted)
+    with Client(scheduler.address) as client:
+        assert blocks.run(tasks(), ledger, client, progress=False).results == DONE
+    assert flying[1] == blocks.IN_FLIGHT_PER_THREAD
+    assert max(flying) == 3 * blocks.IN_FLIGHT_PER_THREAD
+
+
+def test_scheduler_that_comes_back_at_its_address_goes_on(tmp_path: Path, here: Dask) -> None:
+    scheduler = here.scheduler()
+    here.worker(scheduler)
+    ledger, port = Ledger(tmp_path), int(scheduler.address.rpartition(":")[2])
+
+    def restart() -> None:
+        while here.running:
+            here.end(here.running[-1])
+        time.sleep(0.5)
+        here.worker(here.scheduler(port=port))
+
+    once_begun(ledger, restart)
+    with Client(scheduler.address, timeout=20) as client:
+        outcome = blocks.run(tasks(), ledger, client, progress=False)
+    assert outcome.results == DONE
+    assert not here.running[0].tasks, "nothing stays behind with the other scheduler"
+
+
+def test_worker_of_another_version_that_joins_later_is_refused(
+    tmp_path: Path, here: Dask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, ledger = here.scheduler(), Ledger(tmp_path)
+    here.worker(scheduler)
+    versions = {True: importlib.metadata.version("smscale"), False: "0.0.1"}
+
+    def joins() -> None:
+        known = dict.fromkeys(scheduler.workers, True)
+        monkeypatch.setattr(
+            Client,
+            "run",
+            lambda self, call, *args, workers=(), on_error="": {w: versions[w in known] for w in workers},
+        )
+        here.worker(scheduler)
+
+    once_begun(ledger, joins)
+    with (
+        Client(scheduler.address) as client,
+        pytest.raises(RecipeError, match=r"worker tcp://.* has smscale 0.0.1, this process .*: install the same there"),
+    ):
+        blocks.run(tasks(), ledger, client, progress=False)
