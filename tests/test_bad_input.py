@@ -312,9 +312,9 @@ def test_different_algorithms_are_not_mixed(tiny_run: Path, tmp_path: Path, monk
     raw_folder(tiny_run, tmp_path / "raw")
     original = coarse.open_smap
 
-    def versions(path: str, algorithm: str | None = None, grid: Any = None) -> Any:
+    def versions(path: Path, algorithm: str | None = None, grid: Any = None) -> Any:
         found = original(path, algorithm=algorithm, grid=grid)
-        return found.assign_attrs(algorithm="scav") if "20170715" in path else found
+        return found.assign_attrs(algorithm="scav") if "20170715" in str(path) else found
 
     monkeypatch.setattr(coarse, "open_smap", versions)
     recipe = write_recipe(tmp_path, chunks={"time": 1, "lat": 100, "lon": 100, "shard": [2, 1, 1]})

@@ -497,3 +497,17 @@ def test_kubernetes_cluster_is_made_used_and_ended(
     service = Kube.asked["custom_cluster_spec"]["spec"]["scheduler"]["service"]
     assert service["selector"]["dask.org/cluster-name"] == "night"
     assert Kube.did == [("smscale-gpu", 1), (1, 5), "closed"]
+
+
+def test_dask_goes_on_where_a_cluster_has_ended(tmp_path):
+    """In a process of its own: there `distributed`, with its settings, is first imported for the cluster."""
+    code = (
+        "if __name__ == '__main__':\n"
+        "    import dask.array, sys\n"
+        "    from smscale import cluster\n"
+        "    with cluster.connect('local', 1, '500MiB'): pass\n"
+        "    print(int(dask.array.ones(3).sum().compute()))\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=90)
+    assert done.stdout == "3\n", done.stderr[-500:]

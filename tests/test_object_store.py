@@ -266,6 +266,7 @@ def test_a_workspace_opens_from_an_object_store_as_from_a_folder(remote_run: Rem
     np.testing.assert_array_equal(there.predictors().isel(time=3).values, here.predictors().isel(time=3).values)
 
 
+@pytest.mark.cluster
 def test_verify_inspect_and_export_read_an_object_store(
     remote_run: Remote,
     tiny_run: Path,
@@ -289,6 +290,7 @@ def test_verify_inspect_and_export_read_an_object_store(
     assert exported[0] == exported[1] != []
 
 
+@pytest.mark.cluster
 def test_damage_in_an_object_store_is_found_and_only_that_is_done_again(
     server: seaweed.Seaweed, tiny_run: Path, prefix: Remote, capsys: pytest.CaptureFixture[str]
 ) -> None:

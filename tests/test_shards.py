@@ -45,6 +45,49 @@ def test_zarr_reads_what_we_encode(data, tmp_path_factory):
         assert (folder / "ours" / name).stat().st_size == (folder / "theirs" / name).stat().st_size
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_we_read_what_zarr_writes(data, tmp_path_factory):
+    dtype, fill = data.draw(st.sampled_from([("f4", np.nan), ("u1", 255), ("u4", 0), ("i8", -1)]))
+    chunk = tuple(data.draw(st.tuples(*[st.integers(1, 4)] * 3)))
+    shard = tuple(c * data.draw(st.integers(1, 3)) for c in chunk)
+    shape = tuple(data.draw(st.integers(1, 2 * s)) for s in shard)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    values = rng.integers(0, 200, shape).astype(dtype)
+    values[rng.random(shape) < data.draw(st.sampled_from([0.0, 0.7, 1.0]))] = fill
+    folder = tmp_path_factory.mktemp("shards")
+    theirs = made(folder / "theirs", shape, chunk, shard, dtype, fill)
+    theirs[...] = values
+    starts = [data.draw(st.integers(0, n - 1)) for n in shape]
+    region = tuple(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape, strict=True))
+    for part in (region, ()):
+        window = shards.window_of(shape, part)
+        found = shards.read(folder / "theirs", theirs, window)
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, values[part])
+
+
+@pytest.mark.parametrize(
+    "region", [(0, slice(None)), (slice(0, 4, 2), slice(None)), (slice(2, 2), slice(None)), (slice(1),)]
+)
+def test_other_regions_are_left_to_zarr(region):
+    assert shards.window_of((4, 4), region) is None
+
+
+@pytest.mark.parametrize("keep", [3, 40, -1])
+def test_a_damaged_shard_is_refused(tmp_path, keep):
+    array = made(tmp_path / "a", (4, 4), (2, 2), (4, 4), "f4", np.nan)
+    array[...] = np.random.default_rng(0).normal(size=(4, 4))
+    file = tmp_path / "a" / "c" / "0" / "0"
+    content = bytearray(file.read_bytes())
+    content = content[:keep] if keep > 0 else content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    file.write_bytes(bytes(content))
+    with pytest.raises((ValueError, RuntimeError)):
+        shards.read(tmp_path / "a", array, ((0, 4), (0, 4)))
+    with pytest.raises(Exception, match=r"."):
+        _ = array[...]
+
+
 def test_a_shard_that_becomes_empty_is_removed(tmp_path):
     array = made(tmp_path / "a", (4, 4), (2, 2), (4, 4), "f4", np.nan)
     whole = (slice(None), slice(None))

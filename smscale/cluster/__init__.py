@@ -42,6 +42,7 @@ def connect(
         in one line within the profile's time-outs, if there is no such cluster or it does not give what is asked for.
     """
     import dask
+    import distributed  # noqa: F401  before the settings: what it adds to dask's would go with them
 
     profile, need = profiles.read(where), Need(workers, memory_per_worker)
     with dask.config.set(settings(profile)), _silent(), _open(profile, need) as started:
