@@ -11,7 +11,7 @@ from smscale.errors import RecipeError
 from smscale.pipeline import with_region
 from smscale.planning import Case, Size, estimate
 from smscale.planning.empty import empty_run
-from smscale.planning.rates import Rates, _part
+from smscale.planning.rates import Rates, _line, _part
 from smscale.schema import STEP_COORDINATES
 
 STATIONS = 12
@@ -31,7 +31,7 @@ def size(recipe):
 
 
 def rates(**seconds):
-    return Rates(seconds, {"evaluate": 10.0}, 5.0, {"cube.zarr": 0.25, "maps.zarr": 0.2}, 1, 1, 0.5, 1, "a machine")
+    return Rates(seconds, {}, {"evaluate": 10.0}, 5.0, {"cube.zarr": 0.25, "maps.zarr": 0.2}, 1, 1, 0.5, 1, "a machine")
 
 
 def records(root, stage):
@@ -82,6 +82,12 @@ def test_time_grows_with_the_region_and_falls_with_workers(size):
     two = estimate("b", case.of(size.recipe), given, 2)
     assert two.seconds["downscale"] == pytest.approx(large.seconds["downscale"] / 1.9)
     assert two.seconds["evaluate"] == large.seconds["evaluate"] == 10.0  # figures are drawn by one
+
+
+def test_a_fit_takes_so_long_and_so_long_for_each_row(size):
+    each, slope = _line((500, 2.0), (2000, 5.0))
+    assert (each, slope) == pytest.approx((1.0, 0.002))
+    assert _line((500, 2.0), (2000, 1.0)) == (2.0, 0.0)  # noise
 
 
 def test_one_task_is_not_shared_among_workers(size):

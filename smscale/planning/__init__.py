@@ -157,7 +157,7 @@ def estimate(name: str, size: Size, rates: Rates, workers: int) -> Estimate:
     alone = dict.fromkeys(STAGES, 0.0)
     seconds = {stage: rates.beside.get(stage, 0.0) for stage in STAGES}
     for work in works:
-        whole = rates.seconds.get(work.name, 0.0) * work.units
+        whole = rates.seconds.get(work.name, 0.0) * work.units + rates.each.get(work.name, 0.0) * work.tasks
         alone[work.stage] += whole
         seconds[work.stage] += max(whole / effective, whole / max(work.tasks, 1))
     files_in, bytes_in = size.inputs
@@ -193,7 +193,7 @@ def _table(found: Sequence[Estimate]) -> list[str]:
         ("tasks", [f"{e.tasks:,}" for e in found]),
         ("raw files", [f"{e.files_in:,}" for e in found]),
         ("raw bytes", [_bytes(e.bytes_in) for e in found]),
-        ("files written, at most", [f"{e.files:,}" for e in found]),
+        ("shards and records, at most", [f"{e.files:,}" for e in found]),
         ("bytes written", [_bytes(e.bytes_out) for e in found]),
         ("memory of a worker", [f"{_bytes(e.memory_per_worker)} of {_bytes(e.memory_limit)}" for e in found]),
         *((f"time: {stage}", [_time(e.seconds.get(stage, 0.0)) for e in found]) for stage in ("start", *STAGES)),

@@ -34,8 +34,8 @@ Say = Callable[[str], Any]
 
 #: Sides in degrees, days, stations: of the world that warms up, and of the one that is timed.
 FIRST, TIMED = (0.9, 3, 12), (1.8, 12, 40)
-#: Rows of the table that models are timed on.
-ROWS = 2000
+#: Rows of the tables that models are timed on: a fit takes so long, and so long for each row.
+ROWS = (500, 2000)
 #: South-western corner of the worlds: the rim of the Sichuan basin.
 CORNER = 102.0, 31.0
 FIRST_DAY = np.datetime64("2017-07-10")
@@ -48,13 +48,15 @@ class Rates:
     """What was measured.
 
     seconds : part of a stage -> seconds per unit
+    each : part of a stage -> seconds per task beside that; of fits alone
     beside : stage -> seconds beside its tasks
     start : seconds until workers stand and have loaded what they need
     ratio : store -> bytes on disk by bytes of its values
-    cells, overpasses, clouds : of the world; rows : of the table
+    cells, overpasses, clouds : of the world; rows : of the larger table
     """
 
     seconds: Mapping[str, float]
+    each: Mapping[str, float]
     beside: Mapping[str, float]
     start: float
     ratio: Mapping[str, float]
@@ -89,9 +91,10 @@ def measure(recipe: Recipe, progress: bool = True) -> Rates:
         timed = _run(recipe, Path(folder) / "timed", TIMED, clouds, address, progress)
         fits = blocks.run(
             [
-                Task(f"train {how}/{name}", _fit, (recipe, name, how))
+                Task(f"{how}/{name}/{rows}", _fit, (recipe, name, how, rows))
                 for name in recipe.models
                 for how in ("fit", "inner")
+                for rows in ROWS
             ],
             Ledger(Path(folder) / "fits"),
             client,
@@ -182,37 +185,47 @@ def _on_disk(root: Path) -> dict[str, int]:
     }
 
 
-def _fit(recipe: Recipe, name: str, how: str) -> float:
-    """Seconds per row of a fit, or per row and fold of the folds inside, on a table that means nothing but takes as long."""
+def _fit(recipe: Recipe, name: str, how: str, rows: int) -> float:
+    """Seconds of a fit, or of the folds inside, on a table that means nothing but takes as long."""
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(ROWS, len(recipe.predictors))).astype(np.float32)
-    y = 0.25 + 0.05 * np.tanh(X[:, 0] + X[:, 1] * X[:, 2]) + rng.normal(0, 0.04, ROWS)
-    groups = rng.integers(0, 40, ROWS)
+    X = rng.normal(size=(rows, len(recipe.predictors))).astype(np.float32)
+    y = 0.25 + 0.05 * np.tanh(X[:, 0] + X[:, 1] * X[:, 2]) + rng.normal(0, 0.04, rows)
+    groups = rng.integers(0, 40, rows)
     start = time.perf_counter()
     if how == "fit":
         selection.fit_fold(name, recipe.models[name], X, y, groups, None, recipe.seed)
-        return (time.perf_counter() - start) / ROWS
+        return time.perf_counter() - start
     folds = recipe.split.inner_folds
     selection.inner_scores({name: recipe.models[name]}, X, y, groups, None, folds=folds, seed=recipe.seed)
-    return (time.perf_counter() - start) / (ROWS * (folds - 1))
+    return time.perf_counter() - start
 
 
 def _divided(first: _Timed, timed: _Timed, fits: dict[str, float], clouds: float) -> Rates:
     """Seconds by units; the first world says how much longer workers took that had to load and compile."""
     seconds = {work.name: timed.tasks.get(work.name, 0.0) / max(work.units, 1) for work in timed.size.work()}
-    small = {name: seconds[name] for name in seconds if name.startswith("train")}
     known = {stage: sum(s for part, s in timed.tasks.items() if part.split()[0] == stage) for stage in timed.walls}
     beside = {stage: max(wall - known[stage], 0.0) for stage, wall in timed.walls.items() if stage != "simulate"}
     warm = sum(seconds[work.name] * work.units for work in first.size.work()) + sum(beside.values())
     cold = sum(wall for stage, wall in first.walls.items() if stage != "simulate") - warm
-    for name in small:
-        seconds[name] = fits[name.replace("split/", "inner/")]  # a fold of a split is a fit like a fold inside
+    each, folds = {}, timed.size.recipe.split.inner_folds
+    for model in timed.size.recipe.models:
+        for how, share in (("fit", 1), ("inner", folds - 1)):
+            name = f"train {how}/{model}"
+            each[name], seconds[name] = _line(*((rows * share, fits[f"{how}/{model}/{rows}"]) for rows in ROWS))
+        # A fold of a split is a fit like a fold inside.
+        each[f"train split/{model}"], seconds[f"train split/{model}"] = each[name] / folds, seconds[name]
     raw: dict[str, int] = defaultdict(int)
     for array in timed.size.arrays():
         raw[array.store] += array.raw
     ratio = {name: timed.disk[name] / raw[name] for name in raw}
     size = timed.size
-    return Rates(seconds, beside, max(cold, 0.0), ratio, size.cells, size.steps, clouds, ROWS, _machine())
+    return Rates(seconds, each, beside, max(cold, 0.0), ratio, size.cells, size.steps, clouds, ROWS[-1], _machine())
+
+
+def _line(small: tuple[float, float], large: tuple[float, float]) -> tuple[float, float]:
+    """Seconds without any unit and seconds per unit, through two (units, seconds); neither below 0."""
+    slope = max((large[1] - small[1]) / (large[0] - small[0]), 0.0)
+    return max(small[1] - slope * small[0], 0.0), slope
 
 
 # -- where they are kept -----------------------------------------------------------------------------
