@@ -12,7 +12,7 @@ from smscale.fusion import interpolators
 from smscale.fusion.interpolators import Kriging
 from smscale.fusion.variogram import Variogram
 from smscale.grid import EARTH_RADIUS_KM
-from smscale.kernels import kriging, kriging_points
+from smscale.kernels import kriging, kriging_points, kriging_sets
 from smscale.kernels.covariance import MODELS
 from smscale.kernels.sphere import chord_points, pair_distance
 
@@ -65,7 +65,7 @@ def test_block_mean_of_meuse_is_what_gstat_prints(meuse, x, y, prediction, varia
     near = np.argsort(np.hypot(*(points - (x, y)).T))[:40]
     variogram = Variogram("spherical", 1.34e5, 800, 2.42e4)
     k = variogram.covariance(pair_distance(points[near], points[near])) + 2.42e4 * np.eye(40)
-    mean, coefficients, _ = kriging.solve_dual(k, zinc[near][:, None])
+    mean, coefficients, _ = kriging_sets.solve_dual(k, zinc[near][:, None])
     cross = variogram.covariance(pair_distance(points[near], block)) @ share
     w, lagrange = kriging.ordinary_weights(k, cross[:, None])
     within = share @ variogram.covariance(pair_distance(block, block)) @ share
@@ -138,7 +138,7 @@ def test_weights_sum_to_one_and_give_the_dual_prediction(seed, family):
     k = variogram.covariance(pair_distance(points, points)) + 0.05 * np.eye(15)
     cross = variogram.covariance(pair_distance(points, targets))
     weights, _ = kriging.ordinary_weights(k, cross)
-    mean, coefficients, _ = kriging.solve_dual(k, z)
+    mean, coefficients, _ = kriging_sets.solve_dual(k, z)
     assert weights.sum(axis=0) == pytest.approx(np.ones(7), abs=1e-10)
     assert weights.T @ z == pytest.approx(mean + cross.T @ coefficients, abs=1e-9)
 
@@ -189,7 +189,7 @@ def test_leave_one_out_equals_brute_force(neighbours, exact):
 def test_leave_one_out_variance_is_that_of_the_value_left_out():
     coords, values = network(12, 1)
     ours = model(0.002).fit(coords, values)
-    _, variance = kriging.leave_one_out(ours._matrix(), ours.values_)
+    _, variance = kriging_sets.leave_one_out(ours._matrix(), ours.values_)
     _, signal = model(0.002).fit(coords[1:], values[1:]).predict(coords[:1], True)
     assert variance[0, 0] == pytest.approx(signal[0, 0] + 0.002, abs=1e-12)
 
@@ -242,7 +242,7 @@ def test_stations_at_one_place(exact):
     if not exact:  # two measurements of one place are one with half the error variance
         k = model(0.001).fit(merged, mean[np.arange(10) != 7])._matrix()
         k[4, 4] -= 0.0005
-        level, b, _ = kriging.solve_dual(k, mean[np.arange(10) != 7])
+        level, b, _ = kriging_sets.solve_dual(k, mean[np.arange(10) != 7])
         cross = ours._covariance(pair_distance(chord_points(*merged.T), chord_points(*coords[4:5].T)))
         assert at_place == pytest.approx(level + cross[:, 0] @ b, abs=1e-10)
 
@@ -388,7 +388,7 @@ def brute(ours, coords, values, targets):
         for i in range(len(targets) if known.size else 0):
             near = known[np.argsort(distance[i, known], kind="stable")][: ours.neighbours]
             k = ours.variogram_.covariance(pair_distance(points[near], points[near])) + ours.noise_ * np.eye(near.size)
-            mean, b, _ = kriging.solve_dual(k, column[near][:, None])
+            mean, b, _ = kriging_sets.solve_dual(k, column[near][:, None])
             out[day, i] = mean[0] + ours.variogram_.covariance(distance[i, near]) @ b[:, 0]
     return out
 

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from smscale.kernels.neighbours import silence_patterns
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Covariance = Callable[[Floats], Floats]
@@ -47,42 +45,6 @@ def factor(k: Floats) -> tuple[tuple[Floats, bool], float]:
     raise SingularSystemError(f"the covariance matrix of {len(k)} points is not positive definite")
 
 
-def solve_dual(k: Floats, values: Floats) -> tuple[Floats, Floats, float]:
-    """Means and dual coefficients of every column; a silent point has coefficient 0.
-
-    Parameters
-    ----------
-    k : (n, n) float64, covariance among the points, measurement error on the diagonal
-    values : (n, t) float64, NaN where silent
-
-    Returns
-    -------
-    mean : (t,) float64, NaN where no point reports
-    coefficients : (n, t) float64
-    jitter : the largest that any system needed
-
-    Raises
-    ------
-    SingularSystemError
-        if a system cannot be factored, or only so that the field would miss the values.
-    """
-    mean, coefficients = np.full(values.shape[1], np.nan), np.zeros(values.shape)
-    worst = 0.0
-    for points, columns in silence_patterns(values):
-        z = values[np.ix_(points, columns)]
-        cho, jitter = factor(k[np.ix_(points, points)])
-        ones = cho_solve(cho, np.ones(points.size))
-        level = ones @ z / ones.sum()
-        mean[columns] = level
-        dual = cho_solve(cho, z - level)
-        missed = jitter * np.trace(k) / len(k) * np.abs(dual).max()
-        if missed > MISFIT * np.abs(z - level).max():
-            raise SingularSystemError(f"the covariance matrix of {points.size} points is singular to rounding")
-        coefficients[np.ix_(points, columns)] = dual
-        worst = max(worst, jitter)
-    return mean, coefficients, worst
-
-
 def ordinary_weights(k: Floats, cross: Floats) -> tuple[Floats, Floats]:
     """Kriging weights, summing to one, and the Lagrange term (1 - 1'K^-1 c) / (1'K^-1 1).
 
@@ -105,32 +67,3 @@ def prediction_variance(k: Floats, cross: Floats, prior: float) -> Floats:
     """(m,) float64: variance of the predicted signal, C(0) - c'K^-1 c + (1 - 1'K^-1 c)**2 / (1'K^-1 1), never below 0."""
     weights, lagrange = ordinary_weights(k, cross)
     return np.maximum(prior - np.einsum("nm,nm->m", weights, cross) + lagrange, 0.0)
-
-
-def leave_one_out(k: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Prediction of each value from all others of its column, in closed form, and the variance of that value's error.
-
-    With Q = K^-1 - K^-1 1 1'K^-1 / (1'K^-1 1), the error is (Q z)_i / Q_ii and its variance 1 / Q_ii (Dubrule 1983,
-    Mathematical Geology 15, 687-699), measurement error of the value itself included.
-
-    Parameters
-    ----------
-    k : (n, n) float64; values : (n, t) float64, NaN where silent
-
-    Returns
-    -------
-    prediction, variance : (n, t) float64, NaN where silent or where no other point reports
-    """
-    prediction, variance = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
-    for points, columns in silence_patterns(values):
-        if points.size < 2:
-            continue
-        z = values[np.ix_(points, columns)]
-        cho, _ = factor(k[np.ix_(points, points)])
-        inverse = cho_solve(cho, np.eye(points.size))
-        ones = inverse.sum(axis=1)
-        q = inverse - np.outer(ones, ones) / ones.sum()
-        own = np.diag(q)[:, None]
-        prediction[np.ix_(points, columns)] = z - (q @ z) / own
-        variance[np.ix_(points, columns)] = 1.0 / own
-    return prediction, variance

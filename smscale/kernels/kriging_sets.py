@@ -49,7 +49,7 @@ class _Solution(NamedTuple):
 
 
 def solve_dual(k: Floats, values: Floats) -> tuple[Floats, Floats, float]:
-    """Means and dual coefficients of every column, as `kriging.solve_dual`.
+    """Means and dual coefficients of every column.
 
     Parameters
     ----------
@@ -82,7 +82,10 @@ def solve_dual(k: Floats, values: Floats) -> tuple[Floats, Floats, float]:
 
 
 def leave_one_out(k: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Prediction of each value from all others of its column and the variance of its error, as `kriging.leave_one_out`.
+    """Prediction of each value from all others of its column, in closed form, and the variance of that value's error.
+
+    With Q = K^-1 - K^-1 1 1'K^-1 / (1'K^-1 1), the error is (Q z)_i / Q_ii and its variance 1 / Q_ii (Dubrule 1983,
+    Mathematical Geology 15, 687-699), measurement error of the value itself included.
 
     Parameters
     ----------

@@ -119,7 +119,7 @@ def plan(
 
     Parameters
     ----------
-    stations : how many there will be; as the recipe's world says, or `STATIONS`
+    stations : how many there will be; the recipe's world's, or `STATIONS`
     workers : the recipe's, or as many as this machine takes
     again : measure the machine anew
     scheduler : do the blocks of the largest of these runs, empty, and say what that took
@@ -220,6 +220,7 @@ def assumptions(rates: Rates) -> list[str]:
         f"bytes on disk: {rates.ratio['cube.zarr']:.2f} of the cube's values and {rates.ratio['maps.zarr']:.2f} of the maps', as measured; "
         "raw files by their products' typical sizes; shards that hold nothing are not written",
         *(f"{name}: {case.land:.0%} of the cells land, {case.stations:,} stations" for name, case in WHAT_IF.items()),
+        "a size that the recipe's memory_per_worker is too small for is reckoned with more, as the row of memory says",
         "downloads and the making of a nature run are not counted",
     ]
 

@@ -21,24 +21,26 @@ MOST = 1_000_000
 
 @dataclass(frozen=True)
 class Empty:
-    """So many blocks took so many seconds; this process, client and scheduler, held `megabytes` at most, `before` before them."""
+    """So many blocks, of `planned`, took so many seconds; this process, client and scheduler, held `megabytes` at most, `before` before."""
 
     blocks: int
+    planned: int
     seconds: float
     before: float
     megabytes: float
 
     @property
     def line(self) -> str:
+        of = f" (of {self.planned:,} planned)" if self.blocks < self.planned else ""
         return (
-            f"scheduler: {self.blocks:,} empty blocks with their ledger took {self.seconds:,.0f} s with {WORKERS} workers here; "
+            f"scheduler: {self.blocks:,} empty blocks{of} with their ledger took {self.seconds:,.0f} s with {WORKERS} workers here; "
             f"client and scheduler held {self.megabytes:,.0f} MB at most, {self.before:,.0f} MB before"
         )
 
 
 def empty_run(count: int, progress: bool = True) -> Empty:
     """Do so many blocks that do nothing, `MOST` at most, each entered in a ledger."""
-    count = min(count, MOST)
+    planned, count = count, min(count, MOST)
     tasks = [Task(f"{i // 1000}+1-{i % 1000}", nothing, (), "empty") for i in range(count)]
     with (
         tempfile.TemporaryDirectory(prefix="smscale-plan") as folder,
@@ -49,7 +51,7 @@ def empty_run(count: int, progress: bool = True) -> Empty:
             start = time.perf_counter()
             blocks.run(tasks, Ledger(Path(folder) / "ledger"), client, "empty blocks", progress, in_memory=False)
             seconds = time.perf_counter() - start
-    return Empty(count, seconds, peak.before / 1e6, peak.most / 1e6)
+    return Empty(count, planned, seconds, peak.before / 1e6, peak.most / 1e6)
 
 
 def nothing() -> dict[str, str]:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,9 @@ class Rates:
 def rates_of(recipe: Recipe, again: bool = False, progress: bool = True, say: Say = lambda text: None) -> Rates:
     """Measured before on this machine with these settings, or measured now (minutes), and kept."""
     path = _folder() / f"{_fingerprint(recipe)}.json"
-    if path.is_file() and not again:
-        return Rates(**json.loads(path.read_text()))
+    if not again:
+        with suppress(FileNotFoundError, ValueError, TypeError):  # none yet, or a file that is damaged: measured anew
+            return Rates(**json.loads(path.read_text()))
     say("calibrating with the recipe's settings: two small worlds and a table, some two minutes\n")
     found = measure(recipe, progress)
     write_text(path, json.dumps(asdict(found), indent=1))

@@ -19,7 +19,7 @@ from smscale.pipeline.fuse import fusion_names, variance_names
 from smscale.pipeline.layout import Layout, layout_of
 from smscale.pipeline.plan import plan_of
 from smscale.pipeline.solved import slabs
-from smscale.sources.needs import Requirement, requirements
+from smscale.sources.needs import Requirement, requirements, utc_days
 from smscale.sources.products import SERIES, TABLES, flying
 
 #: Pixels of one MODIS tile, by family.
@@ -108,7 +108,7 @@ class Size:
     def inputs(self) -> tuple[int, float]:
         """Raw files, and their bytes by the products' typical sizes; tiles that are all sea do not exist."""
         files, size = 0, 0.0
-        existing = flying(*self._days)
+        existing = flying(*utc_days(*self._days, self.layout.grid.bounds))
         for need in self.needs:
             if need.family == "STATIONS":
                 continue
