@@ -108,7 +108,9 @@ def test_an_inverse_that_would_not_be_exact_enough_is_not_used(counted):
     mean, dual, jitter = kriging_sets.solve_dual(smooth, values)
     assert counted["_by_inverse"] == 0
     there = np.isfinite(values)
-    np.testing.assert_allclose((smooth @ dual + mean)[there], values[there], atol=1e-6)  # it meets what it was solved for
+    np.testing.assert_allclose(
+        (smooth @ dual + mean)[there], values[there], atol=1e-6
+    )  # it meets what it was solved for
     assert jitter == 0
 
 
