@@ -176,6 +176,7 @@ class Status(IntFlag):
     NOT_FUSED = 1 << 11
     CLIPPED = 1 << 12
     CLOSURE_NOT_APPLIED = 1 << 13
+    NEIGHBOURS_FILLED = 1 << 14
 
 
 #: Bits that leave a cell of a model map without a value.

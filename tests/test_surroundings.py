@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from smscale.errors import RecipeError
 from smscale.models import load_model
 from smscale.models.cnn.patch import own_name, patch_columns, patch_offsets
 from smscale.pipeline import surroundings
-from smscale.schema import LAND_COVER_FILL
+from smscale.schema import LAND_COVER_FILL, Status
 from smscale.workspace import Workspace
 
 TINY = Path(__file__).parent / "recipes" / "tiny.yaml"
@@ -82,7 +83,7 @@ def test_a_map_is_what_the_network_says_of_each_cell_and_the_coarse_cells_around
     predictors = patched.predictors().transpose("time", "lat", "lon", "variable").values
     drawn = np.argwhere(np.isfinite(maps["soil_moisture_cnn"].values))
     rng = np.random.default_rng(0)
-    rows, values, edges = [], [], 0
+    rows, values, edges, told, lacking = [], [], 0, [], []
     for step, i, j in rng.choice(drawn, 40, replace=False):
         own = [float(v) for v in predictors[step, i, j]]
         # The coarse cell whose centre is nearest: cells are rectangles in longitude and latitude.
@@ -90,8 +91,12 @@ def test_a_map_is_what_the_network_says_of_each_cell_and_the_coarse_cells_around
         col = int(np.abs(coarse["lon"].values - float(maps["lon"][j])).argmin())
         rows.append([*own, *neighbours(coarse, names, step, row, col, own)])
         values.append(float(maps["soil_moisture_cnn"][step, i, j]))
+        told.append(bool(int(maps["status_cnn"][step, i, j]) & Status.NEIGHBOURS_FILLED))
+        seen = [coarse_value(coarse, n, step, row + s, col + e) for s, e in patch_offsets(3)[1:] for n in names]
+        lacking.append(bool(np.isnan(seen).any()))
         edges += row in (0, coarse.sizes["lat"] - 1) or col in (0, coarse.sizes["lon"] - 1)
     assert edges  # the border of the coarse grid was among them
+    assert told == lacking
     np.testing.assert_allclose(np.clip(model.predict(np.float32(rows)), 0, 1), values, atol=2e-6)
 
 
@@ -99,6 +104,30 @@ def test_a_patch_makes_no_hole_in_a_map(patched: Workspace, tiny_run: Path) -> N
     valid = np.isfinite(patched.maps["soil_moisture_cnn"].values)
     np.testing.assert_array_equal(valid, np.isfinite(Workspace(tiny_run).maps["soil_moisture_cnn"].values))
     assert valid.any()
+
+
+def test_cells_for_which_a_neighbour_is_missing_are_told_apart(patched: Workspace) -> None:
+    coarse = patched.coarse.load()
+    whole = xr.Dataset(coords=coarse.coords).assign(
+        ndvi=xr.zeros_like(coarse["ndvi"]), lst=xr.zeros_like(coarse["lst"])
+    )
+    whole["lst"][3, 2, 2] = np.nan
+    around = surroundings.Surroundings(
+        SimpleNamespace(coarse=whole),  # type: ignore[arg-type]
+        patched.steps,
+        coarse["lat"].values[:, None] + np.zeros(coarse["lon"].size),
+        coarse["lon"].values[None, :] + np.zeros((coarse["lat"].size, 1)),
+        ["ndvi", "lst"],
+        3,
+    )
+    own = [np.ones(coarse["lst"].shape[1:], np.float32)] * 2
+    border = np.ones(own[0].shape, bool)
+    border[1:-1, 1:-1] = False
+    near = border.copy()
+    near[1:4, 1:4] = True
+    near[2, 2] = border[2, 2]  # its own value is not one of its neighbours
+    np.testing.assert_array_equal(around.at(0, own)[1], border)
+    np.testing.assert_array_equal(around.at(3, own)[1], near)
 
 
 def test_its_importances_are_by_predictor(patched: Workspace) -> None:

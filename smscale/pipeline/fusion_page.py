@@ -47,6 +47,7 @@ STATUS_WORDS = {
     Status.CLOSURE_NOT_APPLIED: "closure not applied",
     Status.CLIPPED: "clipped",
     Status.OUTSIDE_TRAINING_RANGE: "outside training range",
+    Status.NEIGHBOURS_FILLED: "neighbours filled",
     Status.LST_FILLED: "LST filled",
     Status.MODEL_WITHOUT_LST: "model without LST",
     Status.CLIMATOLOGICAL_DETAIL: "climatological detail",

@@ -178,13 +178,14 @@ def _predict(
         planes[name] + hide if i == 0 else planes[name] for i, name in enumerate(predictor.features) if name in planes
     ]
     if around is None:
-        values, outside = _values(predictor, given), predictor.outside_planes(given)
+        values, outside, filled = _values(predictor, given), predictor.outside_planes(given), None
     else:
-        values, outside = _predict_patches(
-            predictor, [np.broadcast_to(plane, missing.shape) for plane in given], around
-        )
+        given = [np.broadcast_to(plane, missing.shape) for plane in given]
+        values, outside, filled = _predict_patches(predictor, given, around)
     status = missing.copy()
     valid = np.isfinite(values)
+    if filled is not None:
+        status[filled & valid] |= np.uint32(Status.NEIGHBOURS_FILLED)
     status[outside & valid] |= np.uint32(Status.OUTSIDE_TRAINING_RANGE)
     clipped = valid & ((values < bounds[0]) | (values > bounds[1]))
     status[clipped] |= np.uint32(Status.CLIPPED)
@@ -193,15 +194,16 @@ def _predict(
 
 def _predict_patches(
     predictor: Predictor, given: list[np.ndarray], around: Surroundings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Step by step, since a patch multiplies the planes: values, and whether a predictor is outside its training range."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step by step, since a patch multiplies the planes: values, and where a predictor is outside its training range or stood in for."""
     found = []
     for step in range(len(given[0])):
         own = [plane[step] for plane in given]
-        seen = [*own, *around.at(step, own)]
-        found.append((_values(predictor, seen), predictor.outside_planes(seen)))
-    values, outside = (np.stack(parts) for parts in zip(*found, strict=True))
-    return values, outside
+        neighbours, filled = around.at(step, own)
+        seen = [*own, *neighbours]
+        found.append((_values(predictor, seen), predictor.outside_planes(seen), filled))
+    values, outside, stood_in = (np.stack(parts) for parts in zip(*found, strict=True))
+    return values, outside, stood_in
 
 
 def _values(predictor: Predictor, planes: Sequence[np.ndarray]) -> np.ndarray:

@@ -85,13 +85,18 @@ class Surroundings:
         cells, self.place = np.unique(row * width + col, return_inverse=True)
         self.row, self.col = cells // width, cells % width
 
-    def at(self, step: int, own: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Planes (m, n) of the neighbours at one step; `own` are those of the fine cells, by predictor."""
+    def at(self, step: int, own: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Planes (m, n) of the neighbours at one step, and where a value stands in for a neighbour's (m, n) bool.
+
+        `own` are the planes of the fine cells, by predictor.
+        """
         found = around(self.planes, (np.full(self.row.size, step), self.row, self.col), self.patch)
         centre = self.planes[:, step, self.row, self.col].T
-        fine = _stood_in(found, centre).reshape(self.row.size, -1)[self.place.reshape(own[0].shape)]
+        place = self.place.reshape(own[0].shape)
+        fine = _stood_in(found, centre).reshape(self.row.size, -1)[place]
         names = len(self.predictors)
-        return [np.where(np.isnan(plane), own[i % names], plane) for i, plane in enumerate(np.moveaxis(fine, -1, 0))]
+        planes = [np.where(np.isnan(plane), own[i % names], plane) for i, plane in enumerate(np.moveaxis(fine, -1, 0))]
+        return planes, np.isnan(found).any(axis=(1, 2))[place]
 
 
 def _stood_in(found: np.ndarray, centre: np.ndarray) -> np.ndarray:
