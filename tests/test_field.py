@@ -13,7 +13,7 @@ from smscale.fusion.fuse import apply_residual_field
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_groups, pooling_levels
 from smscale.fusion.residuals import Ratio
-from smscale.fusion.solve import solve_fusion, solve_residual_field
+from smscale.fusion.solve import pose, solve_residual_field
 from smscale.fusion.variogram import Variogram, empirical_variogram, fit_recorded, fit_variogram
 from smscale.kernels.sphere import chord_points, pair_distance
 from smscale.schema import Status
@@ -149,12 +149,12 @@ def test_stations_at_one_place_are_one_and_left_out_together():
     observed = background + np.vstack([correlated(coords, 4), np.zeros((2, 4))])
     observed[15], observed[16] = observed[0] + 0.02, np.nan
     twice = np.vstack([coords, coords[:1], coords[3:4]])
-    field = solve_fusion(twice, observed, background, interpolator=Kriging(MODEL))
+    field = pose(twice, observed, background, interpolator=Kriging(MODEL)).solve()
     assert field.left_out["stations_sharing_a_place"] == 2
     assert field.counts.tolist() == [15] * 4
     single = observed[:15].copy()
     single[0] += 0.01
-    alone = solve_fusion(coords, single, background[:15], interpolator=Kriging(MODEL))
+    alone = pose(coords, single, background[:15], interpolator=Kriging(MODEL)).solve()
     assert field.evaluate(LON, LAT) == pytest.approx(alone.evaluate(LON, LAT), abs=1e-8)
     left = field.leave_one_out()
     assert left[0] == pytest.approx(alone.leave_one_out()[0])
@@ -169,7 +169,7 @@ def test_what_cannot_be_used_is_left_out_and_counted():
     observed, background = np.full((12, 3), 0.3), np.full((12, 3), 0.25)
     observed[2, 0], background[3, 1] = np.inf, -np.inf
     observed[4], background[5] = np.nan, np.nan
-    field = solve_fusion(coords, observed, background, interpolator="idw")
+    field = pose(coords, observed, background, interpolator="idw").solve()
     counted = {name: n for name, n in field.left_out.items() if n}
     assert counted == {
         "stations_without_coordinates": 2,
@@ -203,7 +203,7 @@ def test_what_cannot_be_used_is_left_out_and_counted():
 def test_arguments_that_cannot_be_are_named(given, words):
     usual = {"coords": network(4), "observed": np.full((4, 2), 0.3), "background": np.full((4, 2), 0.2)}
     with pytest.raises(InputError, match=words):
-        solve_fusion(**{**usual, **given})
+        pose(**{**usual, **given}).solve()
 
 
 # -- the taper ---------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_far_from_reporting_stations_the_map_stays_and_the_status_says_so(interp
     observed, background = np.full((12, 3), 0.3), np.full((12, 3), 0.25)
     observed[:, 1] = np.where(np.arange(12) == 2, 0.3, np.nan)
     observed[:, 2] = np.nan
-    field = solve_fusion(coords, observed, background, residual, interpolator, taper_km=40.0)
+    field = pose(coords, observed, background, residual, interpolator, taper_km=40.0).solve()
     found = field.evaluate(LON, LAT)
     y, x = np.meshgrid(LAT, LON, indexing="ij")
     distance = pair_distance(chord_points(x.ravel(), y.ravel()), chord_points(*coords.T))
@@ -247,9 +247,9 @@ def test_taper_of_a_bias_field_counts_every_station_and_of_anomalies_those_that_
     background = np.full(values.shape, 0.2)
     observed = background + values
     observed[:, 5] = np.nan
-    field = solve_fusion(coords, observed, background, "difference", Kriging(MODEL), "spatial-bias", taper_km=15.0)
+    field = pose(coords, observed, background, "difference", Kriging(MODEL), "spatial-bias", taper_km=15.0).solve()
     silent = field.evaluate(LON, LAT, [5])[0]
-    free = solve_fusion(coords, observed, background, "difference", Kriging(MODEL), "spatial-bias")
+    free = pose(coords, observed, background, "difference", Kriging(MODEL), "spatial-bias").solve()
     y, x = np.meshgrid(LAT, LON, indexing="ij")
     distance = pair_distance(chord_points(x.ravel(), y.ravel()), chord_points(*coords.T)).min(axis=1)
     weight = ((1 + np.cos(np.pi * np.clip(distance / 15.0 - 1, 0, 1))) / 2).reshape(silent.shape)
@@ -290,7 +290,7 @@ def test_fields_evaluated_together_are_those_evaluated_alone(silent, taper_km):
     ground = 0.25 + 0.02 * rng.normal(size=(40, 8))
     observed = np.where(rng.random((40, 8)) < silent, np.nan, ground + correlated(coords, 8))
     fields = [
-        solve_fusion(coords, observed, ground, residual, how, taper_km=taper_km)
+        pose(coords, observed, ground, residual, how, taper_km=taper_km).solve()
         for residual in ("difference", "ratio")
         for how in ("kriging", "idw", InverseDistance(5))
     ]

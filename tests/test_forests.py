@@ -110,6 +110,18 @@ def test_forged_forest_arrays_are_refused(table: tuple) -> None:
     ):
         with pytest.raises(InputError, match="do not describe trees"):
             rf_from_arrays(arrays | {name: wrong}, meta)
+    # A chain whose every node has the next one twice: each walk ends, but it is deeper than any tree of so many nodes.
+    chain = np.append(np.arange(1, 41), -1).astype(np.int32)
+    inner = chain >= 0
+    forged = {
+        "feature": np.where(inner, 0, -1).astype(np.int32),
+        "left": chain,
+        "right": chain,
+        "root": np.array([0, 41]),
+    }
+    forged |= {"threshold": np.zeros(41, np.float32), "value": np.zeros(41)}
+    with pytest.raises(InputError, match="do not describe trees"):
+        rf_from_arrays(arrays | forged, meta)
     with pytest.raises(InputError, match="lacks 'root'"):
         rf_from_arrays({name: values for name, values in arrays.items() if name != "root"}, meta)
     with pytest.raises(InputError, match="4 predictors"):

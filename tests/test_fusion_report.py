@@ -21,7 +21,7 @@ from smscale.evaluate.report import spelled
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_levels
 from smscale.fusion.scoring import error_sums, standardised_left_out
-from smscale.fusion.solve import solve_fusion, solve_residual_field
+from smscale.fusion.solve import pose, solve_residual_field
 from smscale.fusion.variogram import Variogram, empirical_variogram
 from smscale.pipeline import fusion_page
 from smscale.pipeline.fusion_drawing import draw_closure, pooled_steps, variogram_panels
@@ -210,7 +210,7 @@ def test_calibration_at_held_out_stations_counts_kriging_and_measurement_varianc
     coords, values = network
     held = np.arange(40) < 12
     ground = np.full(values.shape, 0.3)
-    field = solve_fusion(coords, np.where(held[:, None], np.nan, 0.3 + values), ground, interpolator=Kriging(VARIOGRAM))
+    field = pose(coords, np.where(held[:, None], np.nan, 0.3 + values), ground, interpolator=Kriging(VARIOGRAM)).solve()
     fused = 0.3 + field.evaluate_points(coords).T
     spread = np.concatenate([field.variance(x[[0]], x[[1]]).reshape(1, -1) for x in coords])
     stations = at(0.3 + values, ground, held=held, gda_kriging=fused)
@@ -254,7 +254,7 @@ def test_variogram_panels_hold_the_pairs_that_were_fitted(network):
 def test_spatial_bias_has_a_variogram_of_its_own(network):
     coords, values = network
     offset = np.linspace(-0.1, 0.1, 40)[:, None]
-    field = solve_fusion(coords, 0.3 + values + offset, np.full(values.shape, 0.3), systematic="spatial-bias")
+    field = pose(coords, 0.3 + values + offset, np.full(values.shape, 0.3), systematic="spatial-bias").solve()
     panels = variogram_panels(field, np.empty((0, 60), np.str_))
     assert list(panels) == ["persistent bias", "all steps"]
 

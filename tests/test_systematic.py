@@ -9,7 +9,7 @@ from smscale.errors import InputError
 from smscale.fusion.interpolators import Kriging
 from smscale.fusion.residuals import Difference, Ratio
 from smscale.fusion.scoring import raw_and_debiased
-from smscale.fusion.solve import from_shared, pose, shared_arrays, solve_fusion
+from smscale.fusion.solve import from_shared, pose, shared_arrays
 from smscale.fusion.systematic import (
     MIN_CDF_PAIRS,
     QUANTILES,
@@ -167,13 +167,13 @@ def test_a_station_of_few_records_counts_less_in_the_bias_field():
     residuals[0, 1:] = np.nan
     residuals[0, 0] = 0.2
     background = np.full(residuals.shape, 0.25)
-    few = solve_fusion(
+    few = pose(
         coords, background + residuals, background, interpolator=Kriging(BIAS), systematic="spatial-bias"
-    )
+    ).solve()
     residuals[0] = 0.2 + 0.08 * rng.normal(size=40)
-    many = solve_fusion(
+    many = pose(
         coords, background + residuals, background, interpolator=Kriging(BIAS), systematic="spatial-bias"
-    )
+    ).solve()
     here = [float(f.bias.evaluate_points(coords[:1], np.zeros(1, int))[0, 0]) for f in (few, many)]
     assert here[0] < 0.6 * here[1]
     assert few.left_out["stations_without_anomalies"] == 1
@@ -239,7 +239,7 @@ def test_held_out_stations_gain_most_from_a_spatial_bias_and_raw_scores_say_so(r
         coords, observed, background, _ = world(seed)
         held = np.arange(len(coords)) % 4 == 0
         for how in ("none", "network-mean", "station-mean", "cdf", "spatial-bias"):
-            field = solve_fusion(coords[~held], observed[~held], background[~held], residual, "kriging", how)
+            field = pose(coords[~held], observed[~held], background[~held], residual, "kriging", how).solve()
             after = field.residual.apply(background[held], field.evaluate_points(coords[held]).T)
             scores = raw_and_debiased(observed[held], {"before": background[held], "after": after})
             rmse.setdefault(how, []).append(
@@ -270,7 +270,7 @@ def test_a_spatial_bias_gains_most_at_real_stations_of_which_few_report(real, re
     few = np.where(np.random.default_rng(0).random(observed.shape) < 0.9, np.nan, observed)
     rmse = {}
     for how in ("none", "station-mean", "spatial-bias"):
-        field = solve_fusion(coords, few, background, residual, systematic=how)
+        field = pose(coords, few, background, residual, systematic=how).solve()
         after = field.residual.apply(background, field.leave_one_out())
         scores = raw_and_debiased(few, {"before": background, "after": after})
         rmse[how] = [scores[which][when]["rmse"] for which in scores for when in ("before", "after")]
@@ -283,7 +283,7 @@ def test_a_spatial_bias_gains_most_at_real_stations_of_which_few_report(real, re
 def test_the_bias_field_reaches_steps_without_any_station(interpolator):
     coords, observed, background, _ = world(5, n=60)
     observed[:, 10:13] = np.nan
-    field = solve_fusion(coords, observed, background, "difference", interpolator, "spatial-bias")
+    field = pose(coords, observed, background, "difference", interpolator, "spatial-bias").solve()
     bit = Status.FUSED_KRIGING if interpolator == "kriging" else Status.FUSED_IDW
     assert (field.counts[10:13] == 0).all()
     assert (field.method[10:13] == bit).all()
@@ -299,7 +299,7 @@ def test_the_bias_field_reaches_steps_without_any_station(interpolator):
 @pytest.mark.parametrize(("n", "by"), [(5, "idw"), (2, "mean"), (0, "none")])
 def test_the_bias_field_steps_down_the_ladder(n, by):
     coords, observed, background, _ = world(6, n=12)
-    field = solve_fusion(coords[:n], observed[:n], background[:n], systematic="spatial-bias")
+    field = pose(coords[:n], observed[:n], background[:n], systematic="spatial-bias").solve()
     assert field.to_dict()["systematic"]["by"] == by
     level = field.evaluate(np.array([100.0, 101.0]), np.array([30.0, 29.0]))
     assert np.isfinite(level).all() == (n > 0)
@@ -308,7 +308,7 @@ def test_the_bias_field_steps_down_the_ladder(n, by):
 def test_ratio_bias_is_a_factor():
     coords, _, background, _ = world(7, n=40)
     observed = 1.4 * background
-    field = solve_fusion(coords, observed, background, "ratio", "kriging", "spatial-bias")
+    field = pose(coords, observed, background, "ratio", "kriging", "spatial-bias").solve()
     assert field.evaluate_points(coords) == pytest.approx(np.full((50, 40), 1.4), abs=1e-6)
 
 
@@ -317,7 +317,7 @@ def test_leave_one_out_leaves_the_station_out_of_bias_and_anomalies(taper_km):
     coords, observed, background, _ = world(8, n=40, t=12, silent=0.3)
     observed[3, 2:] = np.nan  # too few for anomalies of its own
     daily = Variogram("exponential", 0.0008, 100.0, 0.0003)
-    field = solve_fusion(coords, observed, background, "difference", Kriging(daily), "spatial-bias", taper_km=taper_km)
+    field = pose(coords, observed, background, "difference", Kriging(daily), "spatial-bias", taper_km=taper_km).solve()
     residuals = observed - background
     means = station_means(residuals)
     anomalies = np.where((means.records >= 3)[:, None], residuals - means.mean[:, None], np.nan)
@@ -350,7 +350,7 @@ def test_variance_of_bias_and_anomalies_is_as_large_as_the_errors_are():
         coords, observed, background, truth = world(20 + seed, n=160, t=40)
         observed[:, :8] = np.nan
         held = np.arange(160) % 3 == 0
-        field = solve_fusion(coords[~held], observed[~held], background[~held], systematic="spatial-bias")
+        field = pose(coords[~held], observed[~held], background[~held], systematic="spatial-bias").solve()
         error = (truth - background)[held] - field.evaluate_points(coords[held]).T
         lon, lat = coords[held].T
         # one station a row and column of a grid: its diagonal
@@ -366,7 +366,7 @@ def test_variance_of_bias_and_anomalies_is_as_large_as_the_errors_are():
 
 def test_variance_of_a_ratio_is_that_of_a_product():
     coords, observed, background, _ = world(9, n=50, t=8)
-    field = solve_fusion(coords, observed, background, "ratio", "kriging", "spatial-bias")
+    field = pose(coords, observed, background, "ratio", "kriging", "spatial-bias").solve()
     lon, lat, one = np.array([101.0, 104.0]), np.array([31.0, 28.0]), np.zeros(1, int)
     rng = np.random.default_rng(0)
     a = field.daily.evaluate(lon, lat, np.array([5]))[0, 0, 0]

@@ -1,6 +1,6 @@
 """Stations merged into maps: `apply_residual_field` for a block, `fuse` for arrays in memory.
 
-Pass one (tiny): the background at the stations' cells gives residuals, and `solve.solve_fusion` solves every time step.
+Pass one (tiny): the background at the stations' cells gives residuals, and `solve.pose(...).solve()` solves every time step.
 Pass two: for each block of the grid, `ResidualField.evaluate` and `apply_residual_field`. `fuse` is both at once.
 """
 
@@ -21,7 +21,7 @@ from smscale.fusion.field import ResidualField
 from smscale.fusion.ladder import Interpolator, as_interpolator, pooling_levels
 from smscale.fusion.residuals import Ratio, Residual, as_residual
 from smscale.fusion.scoring import raw_and_debiased
-from smscale.fusion.solve import solve_fusion
+from smscale.fusion.solve import pose
 from smscale.fusion.systematic import check_systematic
 from smscale.grid import Grid
 from smscale.kernels import correction
@@ -134,7 +134,7 @@ def fuse(
     """Station measurements merged into a soil-moisture map, step by step.
 
     Each station is compared with the background cell that it lies in, at the nearest time; the residuals are interpolated
-    (`solve.solve_fusion`) and applied to every cell that has a background. Beside input and result the working memory
+    (`solve.pose`) and applied to every cell that has a background. Beside input and result the working memory
     does not grow with the grid; a background of dask chunks is read chunk by chunk.
 
     Parameters
@@ -143,7 +143,7 @@ def fuse(
     stations : (station, time) `soil_moisture`, m3 m-3, with `lat`, `lon` (and `elevation`, m) along station
     residual : "difference", "ratio", or an object such as `Ratio(floor=0.05)`
     interpolator : "kriging", "idw", `Kriging(...)`, `InverseDistance(...)`; None is `Kriging()`
-    systematic, taper_km : see `solve.solve_fusion`
+    systematic, taper_km : see `solve.pose`
     groups : labels of steps that share a variogram: "season-overpass", "step" or "all"; or (time,) or (levels, time) of
         them; None pools all
     bounds : lowest and highest result, m3 m-3
@@ -174,9 +174,9 @@ def fuse(
     height = _heights(elevation, background, flipped)
     reach = _as_reach(tolerance)
     observed, at_cells, coords, report = _compared(ground, stations, wanted.vertical_scale, reach, bounds)
-    field = solve_fusion(
+    field = pose(
         coords, observed, at_cells, kind, wanted, systematic, _levels(groups, background), taper_km=taper_km
-    )
+    ).solve()
     layers, counts = _merge(ground, field, bounds, height, variance)
     report |= _report(field, counts, bounds)
     if leave_one_out:

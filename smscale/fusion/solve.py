@@ -72,7 +72,7 @@ def solve_residual_field(
     interpolator : "kriging", "idw", or an unfitted interpolator; None is kriging
     groups : (t,) labels of the steps that share one correlation model, or (levels, t) of them, the finest pooling first
         (`ladder.pooling_levels`); None pools all steps
-    taper_km, residual : as `solve_fusion`
+    taper_km, residual : as `pose`
     """
     wanted, table = as_interpolator(interpolator), as_values(coords, residuals)
     levels = as_levels(groups, table.shape[1])
@@ -131,20 +131,6 @@ class Posed(Asked):
 
 def _asked(posed: Asked) -> dict[str, Any]:
     return {f.name: getattr(posed, f.name) for f in fields(Asked)}
-
-
-def solve_fusion(
-    coords: ArrayLike,
-    observed: ArrayLike,
-    background: ArrayLike,
-    residual: str | Residual = "difference",
-    interpolator: str | Interpolator | None = None,
-    systematic: str = "none",
-    groups: Sequence[Hashable] | NDArray | None = None,
-    taper_km: float | None = None,
-) -> ResidualField:
-    """Stations against the map at their cells, solved for every step: `pose`, and all steps of it."""
-    return pose(coords, observed, background, residual, interpolator, systematic, groups, taper_km).solve()
 
 
 def pose(

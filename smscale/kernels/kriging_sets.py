@@ -152,7 +152,7 @@ def _inverse(k: Floats) -> Floats | None:
 
 
 def _cholesky(k: Floats) -> Floats | None:
-    """Lower factor (the rest is undefined) of a symmetric `k`, which is overwritten where it is a copy; None where it is too near to singular."""
+    """Lower factor (the rest is undefined) of a symmetric `k`, which is kept; None where it is too near to singular."""
     lower, failed = dpotrf(k.T, lower=1, clean=0)
     return None if failed or np.diag(lower).min() ** 2 <= PIVOT * np.trace(k) / len(k) else lower
 

@@ -12,8 +12,8 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from smscale.errors import InputError
+from smscale.kernels.threads import Shared
 
 #: Trainer arguments unless the caller gives others.
 QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 LOGGERS = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric")
-
 
 #: Trainer arguments that are the estimators' own.
 OURS = ("accelerator", "devices", "max_epochs", "use_distributed_sampler")
@@ -80,40 +80,6 @@ def _count(devices: Any) -> int:
     if isinstance(devices, list | tuple):
         return len(devices)
     return int(devices) if str(devices).isdigit() else 1
-
-
-class Shared:
-    """A state of the process that several threads want at once: the first sets it, the last puts back what was.
-
-    `set_state` gets a stack for what puts it back.
-    """
-
-    def __init__(self, set_state: Callable[[ExitStack], None]):
-        self._set_state = set_state
-        self._lock = threading.Lock()
-        self._undo = ExitStack()
-        self.users = 0
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The state, for the time of a block."""
-        with self._lock:
-            if self.users == 0:
-                self._set_state(self._undo)
-            self.users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.users -= 1
-                if self.users == 0:
-                    self._undo.close()
-
-    def take(self) -> None:
-        """The state for good, in a process that ends with the training; nothing where it is held."""
-        with self._lock:
-            if self.users == 0:
-                self._set_state(self._undo)
 
 
 def _silence(undo: ExitStack) -> None:

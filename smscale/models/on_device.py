@@ -50,7 +50,7 @@ _HELD: dict[tuple[str, str], _Held] = {}
 def predict_planes(predictor: Predictor, planes: Sequence[Floats32], device: str) -> Floats32:
     """As `Predictor.predict_planes`, for float32 planes, on a device of torch ("cuda") where model and device can.
 
-    Products are of full float32 (no TF32); the same device gives the same bytes again.
+    Products are of full float32 (no TF32); the same device gives the same bytes again, unless others leave it no room for `MOST_CELLS`.
     """
     place = placed(device) if hasattr(predictor.model, "on_device") else None
     if place is None:
@@ -66,7 +66,7 @@ def predict_planes(predictor: Predictor, planes: Sequence[Floats32], device: str
             if not _is_full(error):
                 raise
         # Only here: an error that is handled still holds the tensors of its frames.
-        _give_back(place)
+        _give_back(place, but=predictor.name)
         cells //= 2
     _say(
         f"{predictor.name}: the memory of {device} is too small or taken; blocks that find no room are predicted on the CPU"
@@ -159,8 +159,10 @@ def _is_full(error: RuntimeError) -> bool:
     )
 
 
-def _give_back(device: torch.device) -> None:
-    """Let go what is kept for use again."""
+def _give_back(device: torch.device, but: str) -> None:
+    """Let go what is kept for use again, other models than `but` too."""
+    for name, where in [key for key in _HELD if key[1] == str(device) and key[0] != but]:
+        del _HELD[name, where]
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

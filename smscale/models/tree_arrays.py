@@ -222,7 +222,7 @@ def forest_from(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> 
 
 
 def _are_trees(forest: ForestPredictor) -> bool:
-    """Every walk ends inside its tree: children lie after their parent and before the tree's end; values are finite."""
+    """Every node but a root is the child of one node before it in its own tree; values are finite."""
     nodes = forest.feature.size
     if {forest.threshold.size, forest.left.size, forest.right.size, forest.value.size} != {nodes}:
         return False
@@ -238,9 +238,12 @@ def _are_trees(forest: ForestPredictor) -> bool:
     end = np.repeat(forest.root[1:], np.diff(forest.root))[inner]
     used = forest.feature[inner]
     children = (forest.left[inner], forest.right[inner])
-    return bool(
-        ((used >= 0) & (used < forest.predictors)).all() and all(((c > inner) & (c < end)).all() for c in children)
-    )
+    if not all(((child > inner) & (child < end)).all() for child in children):
+        return False
+    parents = np.ones(nodes, np.int64)
+    parents[forest.root[:-1]] = 0
+    once = np.array_equal(np.bincount(np.concatenate(children), minlength=nodes), parents)
+    return once and bool(((used >= 0) & (used < forest.predictors)).all())
 
 
 def is_plain(value: Any) -> bool:

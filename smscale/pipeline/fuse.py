@@ -340,11 +340,12 @@ class _LeftOut(Mapping[str, np.ndarray]):
         self._ways = dict(merge._ways())
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._ways:
+        if name == self._merge.background:
             return self._background
+        kind, _ = self._ways[name]
         recipe = self._merge.run.recipe
         found = left_out(self._merge.run.workspace.root, name, self._background.shape[1])
-        residual = residual_of(self._ways[name][0], recipe.fusion)
+        residual = residual_of(kind, recipe.fusion)
         estimate: np.ndarray = np.clip(residual.apply(self._background, found), *recipe.bounds)
         return estimate
 

@@ -96,7 +96,8 @@ class Surroundings:
         fine = _stood_in(found, centre).reshape(self.row.size, -1)[place]
         names = len(self.predictors)
         planes = [np.where(np.isnan(plane), own[i % names], plane) for i, plane in enumerate(np.moveaxis(fine, -1, 0))]
-        return planes, np.isnan(found).any(axis=(1, 2))[place]
+        lacking = np.asarray(np.isnan(found).any(axis=(1, 2)))
+        return planes, lacking[place]
 
 
 def _stood_in(found: np.ndarray, centre: np.ndarray) -> np.ndarray:

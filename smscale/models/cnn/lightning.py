@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from smscale.errors import InputError
+from smscale.kernels.threads import Shared
 from smscale.models import lightning_run
 from smscale.models.cnn.layers import CONVOLUTIONS, KERNEL, Arrays, Floats, Singles, pooled_length
 from smscale.models.record import versions
@@ -493,7 +494,7 @@ def _one_order(undo: ExitStack) -> None:
 
 
 #: Deterministic kernels.
-one_order = lightning_run.Shared(_one_order)
+one_order = Shared(_one_order)
 
 
 @contextmanager
