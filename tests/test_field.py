@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from fields import field_of
 from scipy.optimize import nnls
 
 from smscale.errors import InputError
@@ -13,7 +14,7 @@ from smscale.fusion.fuse import apply_residual_field
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_groups, pooling_levels
 from smscale.fusion.residuals import Ratio
-from smscale.fusion.solve import pose, solve_residual_field
+from smscale.fusion.solve import pose
 from smscale.fusion.variogram import Variogram, empirical_variogram, fit_recorded, fit_variogram
 from smscale.kernels.sphere import chord_points, pair_distance
 from smscale.schema import Status
@@ -105,7 +106,7 @@ def test_a_step_has_its_own_variogram_where_its_data_settle_it_and_steps_down_wh
     values[6:, 2] = np.nan  # too few for a model of its own, and for kriging
     values[:, 3] = (coords[:, 0] - 100) ** 2 * 0.05  # a trend
     levels = pooling_levels(TIME, by="step")
-    field = solve_residual_field(coords, values, "kriging", levels)
+    field = field_of(coords, values, "kriging", levels)
     records = [field.variograms[label] for label in levels[0]]
     assert records[2]["pooled"] == records[3]["pooled"] == "group"
     assert "stations report" in records[2]["passed_over"][0]
@@ -127,17 +128,17 @@ def test_a_group_without_a_fit_takes_that_of_all_steps_and_none_is_left_to_inver
     values = correlated(coords, 8)
     values[:, 4:] = 0.02
     levels = np.array([["a"] * 4 + ["b"] * 4])
-    field = solve_residual_field(coords, values, "kriging", levels)
+    field = field_of(coords, values, "kriging", levels)
     assert field.variograms["b"]["pooled"] == "all steps"
     assert "do not vary" in field.variograms["b"]["passed_over"][0]
-    constant = solve_residual_field(coords, np.full((30, 2), 0.02), "kriging", levels[:, :2])
+    constant = field_of(coords, np.full((30, 2), 0.02), "kriging", levels[:, :2])
     assert constant.variograms["a"]["pooled"] == "none"
     assert (constant.method == Status.FUSED_IDW).all()
 
 
 def test_groups_of_a_wrong_shape_are_named():
     with pytest.raises(InputError, match="label the 8 steps"):
-        solve_residual_field(network(), correlated(network(), 8), groups=["a"] * 7)
+        field_of(network(), correlated(network(), 8), groups=["a"] * 7)
 
 
 # -- stations ----------------------------------------------------------------------------------
@@ -269,13 +270,13 @@ def test_variance_is_that_of_kriging_and_missing_on_other_rungs():
     values = correlated(coords, 4)
     values[5:, 2] = np.nan
     values[1:, 3] = np.nan
-    field = solve_residual_field(coords, values, Kriging(MODEL))
+    field = field_of(coords, values, Kriging(MODEL))
     variance = field.variance(LON, LAT)
     assert variance.dtype == np.float32
     expected = Kriging(MODEL).fit(coords, values[:, :2]).variance_grid(LON, LAT)
     assert variance[:2] == pytest.approx(expected, rel=1e-6)
     assert np.isnan(variance[2:]).all()
-    assert np.isnan(solve_residual_field(coords, values, "idw").variance(LON, LAT)).all()
+    assert np.isnan(field_of(coords, values, "idw").variance(LON, LAT)).all()
     assert field.variance(LON[3:7], LAT[2:4], [1])[0] == pytest.approx(variance[1, 2:4, 3:7], rel=1e-5)
 
 

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import xarray as xr
+from fields import field_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from smscale.fusion.fuse import (
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_groups
 from smscale.fusion.residuals import Difference, Ratio, remove_systematic
-from smscale.fusion.solve import solve_residual_field
 from smscale.fusion.variogram import Variogram, fit_variogram
 from smscale.schema import Status
 
@@ -106,7 +106,7 @@ def silent_to(residuals, counts):
 def test_ladder_steps_down_with_the_stations_that_report():
     coords = network()
     residuals = silent_to(correlated(coords, 6), [20, 8, 7, 3, 1, 0])
-    field = solve_residual_field(coords, residuals, Kriging(VARIOGRAM))
+    field = field_of(coords, residuals, Kriging(VARIOGRAM))
     expected = [Status.FUSED_KRIGING] * 2 + [Status.FUSED_IDW] * 2 + [Status.FUSED_MEAN_RESIDUAL, Status.NOT_FUSED]
     assert field.method.dtype == np.uint32
     assert field.method.tolist() == [int(bit) for bit in expected]
@@ -126,7 +126,7 @@ def test_correlation_is_pooled_within_groups_then_over_all_steps():
     lonely = silent_to(correlated(coords, 1, 2), [9])
     residuals = np.hstack([rough, smooth, np.zeros((40, 2)), lonely])
     groups = ["JJA AM"] * 30 + ["SON AM"] * 30 + ["constant"] * 2 + ["lonely"]
-    field = solve_residual_field(coords, residuals, "kriging", groups)
+    field = field_of(coords, residuals, "kriging", groups)
     fitted = field.variograms
     assert fitted["JJA AM"]["pooled"] == "group"
     assert fitted["JJA AM"]["range"] == pytest.approx(fit_variogram(coords, rough).range, rel=1e-6)
@@ -139,14 +139,14 @@ def test_correlation_is_pooled_within_groups_then_over_all_steps():
 
 
 def test_constant_residuals_fall_to_inverse_distance_and_stay_constant():
-    field = solve_residual_field(network(), np.full((20, 3), 0.04))
+    field = field_of(network(), np.full((20, 3), 0.04))
     assert (field.method == Status.FUSED_IDW).all()
     assert "do not vary" in field.variograms["all"]["reason"]
     assert field.evaluate(LON, LAT) == pytest.approx(np.full((3, LAT.size, LON.size), 0.04), abs=1e-7)
 
 
 def test_no_station_at_all_leaves_every_step_unfused():
-    field = solve_residual_field(np.empty((0, 2)), np.empty((0, 4)))
+    field = field_of(np.empty((0, 2)), np.empty((0, 4)))
     assert (field.method == Status.NOT_FUSED).all()
     assert np.isnan(field.evaluate(LON, LAT)).all()
 
@@ -155,7 +155,7 @@ def test_no_station_at_all_leaves_every_step_unfused():
 def test_field_is_the_same_for_any_block_and_after_pickling(interpolator):
     coords = network(30)
     residuals = silent_to(correlated(coords, 8), [30, 25, 5, 2, 0, 30, 12, 9])
-    field = solve_residual_field(coords, residuals, interpolator, ["a", "b"] * 4)
+    field = field_of(coords, residuals, interpolator, ["a", "b"] * 4)
     whole = field.evaluate(LON, LAT)
     again = pickle.loads(pickle.dumps(field))
     assert np.array_equal(again.evaluate(LON, LAT), whole, equal_nan=True)
@@ -169,7 +169,7 @@ def test_field_is_the_same_for_any_block_and_after_pickling(interpolator):
 def test_leave_one_out_takes_each_step_s_own_method():
     coords = network()
     residuals = silent_to(correlated(coords, 5), [20, 5, 2, 1, 0])
-    left = solve_residual_field(coords, residuals, Kriging(VARIOGRAM)).leave_one_out()
+    left = field_of(coords, residuals, Kriging(VARIOGRAM)).leave_one_out()
     assert left[:, 0] == pytest.approx(Kriging(VARIOGRAM).fit(coords, residuals[:, 0]).leave_one_out(), abs=1e-12)
     idw = InverseDistance().fit(coords, residuals[:, 1]).leave_one_out()
     assert left[:, 1] == pytest.approx(idw, abs=1e-12, nan_ok=True)
@@ -354,7 +354,7 @@ def test_correlated_map_error_is_reduced_at_held_out_stations_and_most_by_krigin
     train, held = slice(0, 60), slice(60, 90)
     rmse = {"before": np.sqrt((error[held] ** 2).mean())}
     for name in ("kriging", "idw"):
-        field = solve_residual_field(coords[train], noisy[train], name)
+        field = field_of(coords[train], noisy[train], name)
         rmse[name] = np.sqrt(((error[held] - field.evaluate_points(coords[held]).T) ** 2).mean())
     assert rmse["kriging"] < rmse["idw"] < 0.8 * rmse["before"]
 
@@ -390,7 +390,7 @@ def test_variance_is_a_layer_in_the_unit_of_the_map():
              ("difference", "ratio")}  # fmt: skip
     plain = fused["difference"]["soil_moisture_variance"].values
     assert plain.dtype == np.float32
-    expected = solve_residual_field(coords, values, Kriging(VARIOGRAM)).variance(LON, LAT)
+    expected = field_of(coords, values, Kriging(VARIOGRAM)).variance(LON, LAT)
     hole = np.isnan(ground.values)
     assert np.array_equal(np.isnan(plain), hole | np.isnan(expected))
     assert plain[~hole] == pytest.approx(expected[~hole], rel=1e-5, nan_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from fields import field_of
 
 import smscale
 from smscale import config, pipeline
@@ -21,7 +22,7 @@ from smscale.evaluate.report import spelled
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_levels
 from smscale.fusion.scoring import error_sums, standardised_left_out
-from smscale.fusion.solve import pose, solve_residual_field
+from smscale.fusion.solve import pose
 from smscale.fusion.variogram import Variogram, empirical_variogram
 from smscale.pipeline import fusion_page
 from smscale.pipeline.fusion_drawing import draw_closure, pooled_steps, variogram_panels
@@ -173,10 +174,10 @@ def test_each_station_and_value_is_left_out_for_its_first_reason():
 
 
 def test_standardised_errors_of_the_right_model_have_a_root_mean_square_of_one(network):
-    errors = standardised_left_out(solve_residual_field(*network, Kriging(VARIOGRAM)))
+    errors = standardised_left_out(field_of(*network, Kriging(VARIOGRAM)))
     # 2 160 errors, correlated within a step: about 3 % of sampling noise
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(1.0, abs=0.08)
-    twice = standardised_left_out(solve_residual_field(network[0], 2 * network[1], Kriging(VARIOGRAM)))
+    twice = standardised_left_out(field_of(network[0], 2 * network[1], Kriging(VARIOGRAM)))
     assert np.sqrt(np.nanmean(twice**2)) == pytest.approx(2 * np.sqrt(np.mean(errors**2)), rel=1e-6)
 
 
@@ -184,7 +185,7 @@ def test_standardised_errors_equal_kriging_without_the_station(network):
     coords, values = network
     column = values[:12, 0]
     column = np.where(np.isnan(column), 0.0, column)
-    ours = standardised_left_out(solve_residual_field(coords[:12], column[:, None], Kriging(VARIOGRAM)))
+    ours = standardised_left_out(field_of(coords[:12], column[:, None], Kriging(VARIOGRAM)))
     for i in range(12):
         others = np.arange(12) != i
         model = Kriging(VARIOGRAM).fit(coords[:12][others], column[others])
@@ -194,16 +195,14 @@ def test_standardised_errors_equal_kriging_without_the_station(network):
 
 @pytest.mark.parametrize("how", [InverseDistance(), Kriging(VARIOGRAM, neighbours=8)])
 def test_there_is_no_left_out_variance_without_a_closed_form(network, how):
-    assert standardised_left_out(solve_residual_field(*network, how)).size == 0
+    assert standardised_left_out(field_of(*network, how)).size == 0
 
 
 def test_measurement_variance_is_the_nugget_unless_kriging_is_exact(network):
     coords, values = network
-    assert measurement_variance(solve_residual_field(coords, values, Kriging(VARIOGRAM))).tolist() == [0.0005] * 60
-    assert (
-        measurement_variance(solve_residual_field(coords, values, Kriging(VARIOGRAM, exact=True))).tolist() == [0] * 60
-    )
-    assert np.isnan(measurement_variance(solve_residual_field(coords, values, InverseDistance()))).all()
+    assert measurement_variance(field_of(coords, values, Kriging(VARIOGRAM))).tolist() == [0.0005] * 60
+    assert measurement_variance(field_of(coords, values, Kriging(VARIOGRAM, exact=True))).tolist() == [0] * 60
+    assert np.isnan(measurement_variance(field_of(coords, values, InverseDistance()))).all()
 
 
 def test_calibration_at_held_out_stations_counts_kriging_and_measurement_variance(network):
@@ -243,7 +242,7 @@ def test_pooled_steps_are_those_that_share_the_model():
 def test_variogram_panels_hold_the_pairs_that_were_fitted(network):
     coords, values = network
     levels = np.array([["a"] * 30 + ["b"] * 30])
-    panels = variogram_panels(solve_residual_field(coords, values, Kriging(), levels), levels)
+    panels = variogram_panels(field_of(coords, values, Kriging(), levels), levels)
     assert list(panels) == ["a", "b"]
     lag, gamma, count = empirical_variogram(coords, values[:, 30:])
     np.testing.assert_allclose(panels["b"].gamma, gamma, rtol=1e-12)

@@ -133,9 +133,7 @@ def no_models(t: int) -> StepModels:
     return StepModels((), np.full(t, -1, np.int64), {})
 
 
-def step_models(
-    points: Floats, table: Floats, levels: NDArray[np.str_], wanted: Kriging, min_stations: int = MIN_KRIGING
-) -> StepModels:
+def step_models(points: Floats, table: Floats, levels: NDArray[np.str_], wanted: Kriging) -> StepModels:
     """A variogram for every step, fitted to the pairs of its finest group that gives one.
 
     A step's own fit (the first of two levels) counts only where the data settle it: at a bound of the range, or without a
@@ -146,7 +144,7 @@ def step_models(
         record = {"pooled": "given", **wanted.variogram.to_dict()}
         names = sorted(set(levels[0].tolist())) if len(levels) else ["all"]
         return StepModels((wanted.variogram,), np.zeros(t, np.int64), dict.fromkeys(names, record))
-    fitter = _Fitter(points, table, wanted.variogram or "exponential", min_stations)
+    fitter = _Fitter(points, table, wanted.variogram or "exponential")
     names = ["group", "all steps"] if len(levels) < 2 else ["step", *["group"] * (len(levels) - 1), "all steps"]
     ladder = [*levels, np.full(t, "all")]
     names = names[-len(ladder) :]
@@ -167,7 +165,6 @@ class _Fitter:
     points: Floats
     table: Floats
     family: str
-    min_stations: int
 
     def __post_init__(self) -> None:
         self.done: dict[tuple[int, str], Fit | str] = {}
@@ -191,8 +188,8 @@ class _Fitter:
             steps = labels == label
             values = self.table[:, steps]
             try:
-                if single and np.isfinite(values).sum() < self.min_stations:
-                    raise InputError(f"fewer than {self.min_stations} stations report")
+                if single and np.isfinite(values).sum() < MIN_KRIGING:
+                    raise InputError(f"fewer than {MIN_KRIGING} stations report")
                 self.done[rung, label] = fit_recorded(self.points, values, self.family, min_pairs=MIN_POOLED_PAIRS)
             except InputError as error:
                 self.done[rung, label] = str(error)
@@ -340,20 +337,19 @@ def solve_steps(
     wanted: Interpolator,
     models: StepModels,
     min_kriging: int = MIN_KRIGING,
-    min_idw: int = MIN_IDW,
     kriging: Callable[[Kriging, Variogram], Kriging] | None = None,
     dual: Dual | None = None,
 ) -> SolvedSteps:
     """Solve all steps, each on the highest rung that it reaches with these models.
 
     Kriging (unfitted from `kriging`, if not what was asked for) needs `min_kriging` reporting stations and a model.
-    Inverse distance (with its default settings, if kriging was asked for) needs `min_idw`. One station is enough for a
+    Inverse distance (with its default settings, if kriging was asked for) needs `MIN_IDW`. One station is enough for a
     mean; none leaves the step without. `dual` is `SolvedSteps.dual` of the same steps: they are not solved again.
     """
     make = kriging or with_variogram
     counts = np.isfinite(values).sum(axis=0)
     by_kriging = (models.index >= 0) & (counts >= min_kriging)
-    by_idw = ~by_kriging & (counts >= min_idw)
+    by_idw = ~by_kriging & (counts >= MIN_IDW)
     method = np.select([by_kriging, by_idw, counts > 0], list(METHODS.values())[:3], Status.NOT_FUSED)
     parts = [
         _part(coords, values, make(wanted, variogram), np.flatnonzero(by_kriging & (models.index == number)), dual)
@@ -392,10 +388,8 @@ def inverse_distance(wanted: Interpolator) -> InverseDistance:
     )
 
 
-def models_for(
-    coords: ArrayLike, values: Floats, levels: NDArray[np.str_], wanted: Interpolator, min_kriging: int = MIN_KRIGING
-) -> StepModels:
+def models_for(coords: ArrayLike, values: Floats, levels: NDArray[np.str_], wanted: Interpolator) -> StepModels:
     """`step_models` of kriging; none of inverse distance."""
     if not isinstance(wanted, Kriging):
         return no_models(values.shape[1])
-    return step_models(station_points(coords, wanted.vertical_scale), values, levels, wanted, min_kriging)
+    return step_models(station_points(coords, wanted.vertical_scale), values, levels, wanted)

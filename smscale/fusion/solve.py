@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smscale.errors import InputError
-from smscale.fusion.coordinates import as_values, places, station_points
+from smscale.fusion.coordinates import places, station_points
 from smscale.fusion.field import Asked, ResidualField, first_rows
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import (
     METHODS,
-    MIN_IDW,
     MIN_KRIGING,
     MIN_POOLED_PAIRS,
     Dual,
@@ -51,38 +50,6 @@ from smscale.fusion.variogram import Variogram
 from smscale.schema import Status
 
 Floats = NDArray[np.float64]
-
-
-def solve_residual_field(
-    coords: ArrayLike,
-    residuals: ArrayLike,
-    interpolator: str | Interpolator | None = None,
-    groups: Sequence[Hashable] | NDArray | None = None,
-    min_kriging: int = MIN_KRIGING,
-    min_idw: int = MIN_IDW,
-    taper_km: float | None = None,
-    residual: str | Residual = "difference",
-) -> ResidualField:
-    """Solve residuals as they are, each step on the highest rung of the ladder that it reaches (`ladder.solve_steps`).
-
-    Parameters
-    ----------
-    coords : (n, 2 | 3) longitude, latitude, elevation
-    residuals : (n, t) NaN where silent
-    interpolator : "kriging", "idw", or an unfitted interpolator; None is kriging
-    groups : (t,) labels of the steps that share one correlation model, or (levels, t) of them, the finest pooling first
-        (`ladder.pooling_levels`); None pools all steps
-    taper_km, residual : as `pose`
-    """
-    wanted, table = as_interpolator(interpolator), as_values(coords, residuals)
-    levels = as_levels(groups, table.shape[1])
-    _check_taper(taper_km)
-    points = np.asarray(coords, np.float64)
-    station_points(points, wanted.vertical_scale)
-    models = models_for(points, table, levels, wanted, min_kriging)
-    daily = solve_steps(points, table, wanted, models, min_kriging, min_idw)
-    asked = Asked(points, table, as_residual(residual), wanted, taper_km, {}, {"name": "none"})
-    return ResidualField(**vars(asked), place=np.arange(len(points)), daily=daily)
 
 
 @dataclass(frozen=True)
