@@ -10,7 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.timing import medians, report
-from smscale.fusion.closure import Closure, Sums, block_sums, errors, merge, solve
+from smscale.fusion.closure import Closure, errors, solve
+from smscale.fusion.closure_sums import Sums, block_sums, merge
 from smscale.grid import Grid
 from smscale.kernels import overlap
 

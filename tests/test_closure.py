@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from smscale.errors import InputError
 from smscale.fusion import closure as c
-from smscale.fusion.closure import CLOSED, LIMITED, NO_RETRIEVAL, TOO_LITTLE_VALID, block_sums, errors, merge, solve
+from smscale.fusion.closure import CLOSED, LIMITED, NO_RETRIEVAL, TOO_LITTLE_VALID, errors, solve
+from smscale.fusion.closure_sums import Sums, block_sums, merge
 from smscale.grid import Grid, coords_of
 from smscale.kernels.overlap import cell_areas
 from smscale.schema import Status
@@ -372,7 +373,7 @@ def test_solutions_and_sums_travel_as_plain_arrays():
     field = background()
     sums = block_sums(field, FINE, COARSE, 7)
     found = closed_of(field, retrievals(merge([sums], COARSE)))[0]
-    for value, kind in ((sums, c.Sums), (found, c.Closure)):
+    for value, kind in ((sums, Sums), (found, c.Closure)):
         buffer = io.BytesIO()
         np.savez(buffer, **value.to_arrays())
         buffer.seek(0)

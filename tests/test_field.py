@@ -9,8 +9,8 @@ from scipy.optimize import nnls
 
 from smscale.errors import InputError
 from smscale.fusion import variogram
+from smscale.fusion.apply import apply_residual_field
 from smscale.fusion.field import evaluate_each
-from smscale.fusion.fuse import apply_residual_field
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_groups, pooling_levels
 from smscale.fusion.residuals import Ratio

@@ -11,12 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smscale.errors import InputError
-from smscale.fusion.fuse import (
-    apply_residual_field,
-    cells_of_points,
-    fuse,
-    match_times,
-)
+from smscale.fusion.apply import apply_residual_field
+from smscale.fusion.at_stations import cells_of_points, match_times
+from smscale.fusion.fuse import fuse
 from smscale.fusion.interpolators import InverseDistance, Kriging
 from smscale.fusion.ladder import pooling_groups
 from smscale.fusion.residuals import Difference, Ratio, remove_systematic

@@ -30,9 +30,9 @@ KERNELS = {
     "a |= {'dense_weight': rng.normal(size=(2, 6)), 'target': np.array([0.3, 0.1]), 'linear': rng.normal(size=12)}\n"
     "a |= {'mean': np.zeros(12), 'scale': np.ones(12), 'low': np.full(12, -2.5), 'high': np.full(12, 2.5)}\n"
     "m = cnn_from_arrays(a)\nr = m.predict(x)\nassert np.ptp(r) > 0\nsay(r, m.predict(x.astype(float)))",
-    "closure": "from smscale.fusion import closure as c\nfrom smscale.grid import Grid\nf = Grid.latlon(100, 30, 102, 32)\n"
+    "closure": "from smscale.fusion import closure as c\nfrom smscale.fusion import closure_sums as k\nfrom smscale.grid import Grid\nf = Grid.latlon(100, 30, 102, 32)\n"
     "e = Grid.ease2(36, *f.bounds)\nz = rng.normal(0.3, 0.05, (2, *f.shape)).astype(np.float32)\n"
-    "s = c.merge([c.block_sums(z, f, e)], e)\nr = c.solve(s, s.mean() + 0.02, e)\n"
+    "s = k.merge([k.block_sums(z, f, e)], e)\nr = c.solve(s, s.mean() + 0.02, e)\n"
     "say(s.values, r.coefficients, *r.apply(z, f)[:2])",
     "correction": "from smscale.kernels import correction as c\nz = x[:, :8].reshape(4, 100, 100)\nm = np.full(4, 256, np.uint32)\n"
     "say(*c.correct(z, z[::-1].copy(), m, 0.02, (0.0, 0.6)), *c.correct(z, z[::-1].copy(), m, None, (0.0, 0.6)))",

@@ -1,7 +1,7 @@
-"""Stations merged into maps: `apply_residual_field` for a block, `fuse` for arrays in memory.
+"""Stations merged into maps that are in memory, or in chunks that are read one by one.
 
 Pass one (tiny): the background at the stations' cells gives residuals, and `solve.pose(...).solve()` solves every time step.
-Pass two: for each block of the grid, `ResidualField.evaluate` and `apply_residual_field`. `fuse` is both at once.
+Pass two: for each block of the grid, `ResidualField.evaluate` and `apply_residual_field`.
 """
 
 from __future__ import annotations
@@ -14,107 +14,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from smscale.errors import InputError
+from smscale.fusion.apply import BOUNDS, apply_residual_field
+from smscale.fusion.at_stations import TOLERANCE, cells_of_points, match_times
 from smscale.fusion.field import ResidualField
 from smscale.fusion.ladder import Interpolator, as_interpolator, pooling_levels
-from smscale.fusion.residuals import Ratio, Residual, as_residual
+from smscale.fusion.residuals import Residual, as_residual
 from smscale.fusion.scoring import raw_and_debiased
 from smscale.fusion.solve import pose
 from smscale.fusion.systematic import check_systematic
-from smscale.grid import Grid
-from smscale.kernels import correction
 from smscale.schema import STEP_COORDINATES, VARIABLES, status_attrs
 
 Floats = NDArray[np.float64]
 
-#: Physical bounds of fused soil moisture, m3 m-3. Porosity is 0.34-0.48 by texture class (Cosby et al. 1984, Water
-#: Resources Research 20, 682-690); 0.6 leaves room for loose and organic topsoil. Give wider bounds for peat.
-BOUNDS = (0.0, 0.6)
-#: A station value belongs to a background time if it is no further away than this.
-TOLERANCE = np.timedelta64(90, "m")
 #: Numbers of a tile that `fuse` corrects at once: some 40 bytes each of working memory.
 TILE_NUMBERS = 2_000_000
-
-
-def apply_residual_field(
-    background: NDArray,
-    field: NDArray[np.float32],
-    method: NDArray[np.uint32],
-    residual: str | Residual = "difference",
-    bounds: tuple[float, float] = BOUNDS,
-) -> tuple[NDArray[np.float32], NDArray[np.uint32], dict[str, int]]:
-    """A block of the background corrected by its residual field, within physical bounds.
-
-    Parameters
-    ----------
-    background : (t, lat, lon), NaN where missing
-    field : (t, lat, lon) float32 from `ResidualField.evaluate`; NaN leaves the background as it is
-    method : (t,) uint32, the steps' `Status` bits
-    bounds : m3 m-3, lowest and highest result
-
-    Returns
-    -------
-    fused : (t, lat, lon) float32, NaN where the background is, or is infinite
-    status : (t, lat, lon) uint32: the step's method where a value was fused; NOT_FUSED elsewhere, cells without
-        background included; and CLIPPED
-    counts : cells "fused", "not_fused" (of those with a background) and "clipped": sums over blocks are the whole's
-    """
-    kind = as_residual(residual)
-    floor = kind.floor if isinstance(kind, Ratio) else None
-    bits = np.asarray(method, np.uint32)
-    fused, status, counts = correction.correct(np.asarray(background), np.asarray(field), bits, floor, bounds)
-    return fused, status, dict(zip(("fused", "not_fused", "clipped"), counts.tolist(), strict=True))
-
-
-def match_times(
-    station_time: ArrayLike, values: Floats, time: ArrayLike, tolerance: np.timedelta64 = TOLERANCE
-) -> Floats:
-    """Each station's reported value nearest to each time, the earlier of two equally near; NaN beyond the tolerance.
-
-    Parameters
-    ----------
-    station_time : (s,) datetime64, in any order; values : (n, s) NaN where silent; time : (t,) datetime64
-
-    Returns
-    -------
-    (n, t) float64
-    """
-    station_time = np.asarray(station_time, "datetime64[ns]")
-    order = np.argsort(station_time, kind="stable")
-    clock, table = station_time[order], np.asarray(values, np.float64)[:, order]
-    out = np.full((len(table), np.size(time)), np.nan)
-    for step, moment in enumerate(np.atleast_1d(np.asarray(time, "datetime64[ns]"))):
-        first, last = (
-            np.searchsorted(clock, moment - tolerance, "left"),
-            np.searchsorted(clock, moment + tolerance, "right"),
-        )
-        near = first + np.argsort(np.abs(clock[first:last] - moment), kind="stable")
-        if near.size:
-            window = table[:, near]
-            out[:, step] = window[np.arange(len(table)), np.isfinite(window).argmax(axis=1)]
-    return out
-
-
-def cells_of_points(lon: ArrayLike, lat: ArrayLike, x: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Row and column of points (x, y degrees) among cell centres lon ascending, lat descending; -1, -1 outside.
-
-    A longitude of another turn (-100 for 260) is the same place.
-    """
-    grid = Grid(_edges(lon), _edges(lat))
-    x = np.asarray(x, np.float64)
-    middle = (grid.lon_edges[0] + grid.lon_edges[-1]) / 2
-    return grid.index(x + 360.0 * np.round((middle - x) / 360.0), y)
-
-
-def _edges(centres: ArrayLike) -> Floats:
-    """Edges midway between centres; the outer ones as far out as the next edge is in."""
-    centres = np.asarray(centres, np.float64)
-    if centres.size < 2:
-        raise InputError(f"a grid needs at least 2 cells along lat and lon to know their size; got {centres.size}")
-    middle = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
 def fuse(

@@ -17,7 +17,8 @@ from smscale import store
 from smscale.block_plan import Block, Plan
 from smscale.blocks import Task
 from smscale.config import Recipe
-from smscale.fusion.closure import CLOSED, Closure, ClosureError, Sums, block_sums, errors, merge, solve
+from smscale.fusion.closure import CLOSED, Closure, ClosureError, errors, solve
+from smscale.fusion.closure_sums import Sums, block_sums, merge
 from smscale.grid import Grid
 from smscale.pipeline.archives import read_arrays, write_arrays
 from smscale.pipeline.layout import Layout

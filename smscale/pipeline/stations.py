@@ -14,7 +14,7 @@ from smscale import store
 from smscale.block_plan import Block
 from smscale.blocks import Task, spans
 from smscale.config import Fusion
-from smscale.fusion.fuse import match_times
+from smscale.fusion.at_stations import match_times
 from smscale.grid import Grid
 from smscale.kernels.nans import one_nan
 from smscale.pipeline.layout import Layout
