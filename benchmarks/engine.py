@@ -1,8 +1,8 @@
 """What the engine adds to each block: empty blocks with their ledger, against a bare `client.map` of as many empty tasks.
 
 Both in turns on one cluster of two workers with one thread each. The bare peer keeps nothing: no record, no window, no
-second try. Then the memory of a run: resident memory that this process (client and scheduler) gains, and the most that
-the scheduler holds, for few and for very many blocks. Last what a ledger of many records costs the run that goes on from it.
+second try. Then the memory of a run: resident memory of this process (client and scheduler), and the most that the scheduler
+holds, for few and for very many blocks. Last what a ledger of many records costs the run that goes on from it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.timing import medians
 from smscale import blocks, cluster
+from smscale.bench.empty import Empty, Held, empty_run
 from smscale.blocks import Ledger, Task
 
 if TYPE_CHECKING:
@@ -69,32 +70,23 @@ def bare(n: int, client: Client) -> Callable[[], None]:
 
 
 def memory(n: int, peer: bool) -> None:
-    """Print what one run gains in a fresh process: MB at the end, and the most tasks that the scheduler held."""
+    """Print what one run holds in a fresh process: MB at most, and the most tasks that the scheduler held."""
+    found = held_by_peer(n) if peer else empty_run(n, progress=False)
+    print(
+        f"{found.megabytes - found.before:6.1f} MB gained at most, {found.megabytes:6.1f} MB in all, "
+        f"{found.held:6d} tasks held by the scheduler, {found.seconds / n * 1e6:5.0f} us a block"
+    )
+
+
+def held_by_peer(n: int) -> Empty:
+    """The same of a bare map."""
     with cluster.connect(workers=2, memory_per_worker="700MiB") as client:
         bare(100, client)()
-        run = bare(n, client) if peer else ours(n, client, in_memory=False)
-        gc.collect()
-        before, held, most = psutil.Process().memory_info().rss, [0], [0]
-
-        def look() -> None:
-            held[0] = max(held[0], len(client.cluster.scheduler.tasks))
-            most[0] = max(most[0], psutil.Process().memory_info().rss)
-
-        from tornado.ioloop import PeriodicCallback
-
-        async def start() -> PeriodicCallback:
-            callback = PeriodicCallback(look, 20)
-            callback.start()
-            return callback
-
-        client.sync(start)
-        began = time.perf_counter()
-        run()
-        seconds = time.perf_counter() - began
-    print(
-        f"{(most[0] - before) / 1e6:6.1f} MB gained at most, {most[0] / 1e6:6.1f} MB in all, "
-        f"{held[0]:6d} tasks held by the scheduler, {seconds / n * 1e6:5.0f} us a block"
-    )
+        with Held(client) as held:
+            began = time.perf_counter()
+            bare(n, client)()
+            seconds = time.perf_counter() - began
+    return Empty(n, n, seconds, held.before / 1e6, held.most / 1e6, held.tasks)
 
 
 def result() -> dict[str, Any]:
@@ -135,22 +127,13 @@ def main(n: int = BLOCKS, repeats: int = REPEATS) -> None:
     for peer, counts in ((False, COUNTS), (True, PEER_COUNTS)):
         for count in counts:
             print(f"  {PEER if peer else 'smscale':20s} {count:6d} blocks: ", end="", flush=True)
-            _alone("--memory", count, peer)
+            _alone(f"memory({count}, {peer})")
     for in_memory in (False, True):
         where = "held in memory" if in_memory else "left in the ledger"
         print(f"  {RECORDS} finished blocks, results {where:18s}: ", end="", flush=True)
-        _alone("--records", RECORDS, in_memory)
+        _alone(f"records({RECORDS}, {in_memory})")
 
 
-def _alone(what: str, count: int, flag: bool) -> None:
+def _alone(call: str) -> None:
     """In a process of its own, whose memory nothing else has touched."""
-    subprocess.run([sys.executable, "-m", "benchmarks.engine", what, str(count), str(int(flag))], check=True)
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--memory"]:
-        memory(int(sys.argv[2]), sys.argv[3] == "1")
-    elif sys.argv[1:2] == ["--records"]:
-        records(int(sys.argv[2]), sys.argv[3] == "1")
-    else:
-        main(*(int(a) for a in sys.argv[1:]))
+    subprocess.run([sys.executable, "-c", f"import benchmarks.engine as e; e.{call}"], check=True)

@@ -19,6 +19,7 @@ from smscale.blocks import spans
 from smscale.grid import Grid
 from smscale.pipeline.ingest.fine import Source, overpass_block
 from smscale.pipeline.layout import Layout
+from smscale.progress import used
 from smscale.workspace import OVERPASS
 
 REAL = Path(os.environ.get("SMSCALE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -84,7 +85,7 @@ def peak(size: int) -> float:
     """MiB at the peak of a process that ingests four days of a square of `size` degrees."""
     code = f"import benchmarks.ingest as b; b.many({size})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1]) / 1024
+    return float(done.stdout.split()[-1])
 
 
 def many(size: int) -> None:
@@ -103,11 +104,7 @@ def many(size: int) -> None:
             overpass_block(
                 cube, OVERPASS, slice(0, 8), places, grid, labels, dict.fromkeys(days, tiles), Source("LST", "paper")
             )
-        print(
-            next(
-                line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
-            ).split()[1]
-        )
+        print(used().peak / 2**20)
 
 
 def main() -> None:
@@ -141,7 +138,3 @@ def main() -> None:
         f"\nPeak memory of a worker, four days: {small:.0f} MiB for 3 x 3 degrees, {large:.0f} MiB for 12 x 12: "
         f"{large / small - 1:+.1%}"
     )
-
-
-if __name__ == "__main__":
-    main()

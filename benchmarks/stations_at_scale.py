@@ -1,14 +1,13 @@
 """A fusion of thousands of stations over ten years, without its maps: time and peak memory of every step of the stage.
 
-    python -m benchmarks.stations_at_scale [STATIONS] [STEPS] [SLABS] [silent share]
+    python -m benchmarks stations_at_scale [stations=2000] [steps=7300] [solved=2] [silent=0.45]
 
-Of the slabs (128 steps each) only SLABS are solved for each way; what all of them take is told from those. A slab is a task of
+Of the slabs (128 steps each) only so many are solved for each way; what all of them take is told from those. A slab is a task of
 its own, so that the time divides by the workers. Peaks are what the system's account says of this process above its start.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from smscale.pipeline.evaluate import station_table
 from smscale.pipeline.fusion_scores import AtStations, left_out, station_scores
 from smscale.pipeline.solved import fields_at, keep_posed, slabs, solve_slab
 from smscale.pipeline.stations import packed, unpacked
+from smscale.progress import forget_peak, used
 
 WAYS = {
     "gda_kriging": ("difference", "kriging"),
@@ -34,20 +34,14 @@ WAYS = {
 }
 
 
-def resident(name: str) -> int:
-    """MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) // 1024
-
-
 @contextmanager
 def told(what: str) -> Iterator[None]:
     """A line of the wall time, the time of this process's threads and the peak of its memory above what it had."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before, start, spent = resident("VmRSS"), time.perf_counter(), time.process_time()
+    forget_peak()
+    before, start, spent = used().peak, time.perf_counter(), time.process_time()
     yield
     wall, cpu = time.perf_counter() - start, time.process_time() - spent
-    print(f"{what:<46} {wall:8.1f} s {cpu:8.1f} s cpu {resident('VmHWM') - before:7d} MiB", flush=True)
+    print(f"{what:<46} {wall:8.1f} s {cpu:8.1f} s cpu {(used().peak - before) >> 20:7d} MiB", flush=True)
 
 
 def network(n: int, t: int, silent: float) -> tuple[np.ndarray, ...]:
@@ -66,34 +60,47 @@ def network(n: int, t: int, silent: float) -> tuple[np.ndarray, ...]:
     return coords, np.clip(seen, 0, 0.6), np.clip(ground, 0, 0.6), held, times, overpass
 
 
-def main(n: int = 2000, t: int = 7300, some: int = 2, silent: float = 0.45) -> None:
-    print(f"{n} stations x {t} steps x {len(WAYS)} ways, map missing at {silent:.0%}")
-    coords, observed, background, held, times, overpass = network(n, t, silent)
+def main(stations: int = 2000, steps: int = 7300, solved: int = 2, silent: float = 0.45) -> None:
+    """Print the steps of the fusion, and of its scores."""
+    print(f"{stations} stations x {steps} steps x {len(WAYS)} ways, map missing at {silent:.0%}")
+    coords, observed, background, held, times, overpass = network(stations, steps, silent)
     merged = np.where(held[:, None], np.nan, observed)
-    levels = pooling_levels(times, overpass)
+    fuse(coords, merged, background, pooling_levels(times, overpass), solved)
+    series = {name: background.astype(np.float32) for name in ("rf", *WAYS)}
+    keep(series["rf"])
+    with told("scores of leaving one out, five estimates"):
+        raw_and_debiased(merged, series)
+    score(observed, held, series, times)
+
+
+def fuse(coords: np.ndarray, merged: np.ndarray, background: np.ndarray, levels: np.ndarray, some: int) -> None:
+    """Fit, solve some slabs, and read them as a worker does."""
+    every = slabs(background.shape[1])
+    few = every[:: max(1, len(every) // some)][:some]
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
         for name, (kind, how) in WAYS.items():
             with told(f"{name}: what steps share, fitted and kept"):
-                keep_posed(root, name, pose(coords, merged, background, kind, how, groups=levels))
-            few = slabs(t)[:: max(1, len(slabs(t)) // some)][:some]
-            with told(f"{name}: {len(few)} of {len(slabs(t))} slabs solved, left out"):
+                keep_posed(Path(folder), name, pose(coords, merged, background, kind, how, groups=levels))
+            with told(f"{name}: {len(few)} of {len(every)} slabs solved, left out"):
                 for slab in few:
                     solve_slab(folder, name, slab.start, "")
         with told("a worker reads the fields of a block of 64 steps"):
             fields_at(folder, list(WAYS), slice(few[0].start, few[0].start + 64), "")
-    series = {"rf": background.astype(np.float32)} | {name: background.astype(np.float32) for name in WAYS}
+
+
+def keep(series: np.ndarray) -> None:
+    """A series as the ledger keeps it."""
     with told("records of a series written and read"):
-        text = [packed(series["rf"][:, slab]) for slab in slabs(t)]
-        again = np.concatenate([unpacked(part, n) for part in text], axis=1)
-    assert np.array_equal(again, series["rf"], equal_nan=True)
-    print(f"{'':<6}bytes of a record per value: {sum(map(len, text)) / (n * t):.2f}")
-    del text, again
-    with told("scores of leaving one out, five estimates"):
-        raw_and_debiased(merged, series)
-    whole = np.broadcast_to(held[:, None], observed.shape)
-    smap = background.astype(np.float32)
-    at = AtStations([""] * n, observed, whole, np.ones(n, bool), smap, series, {}, "rf", "rf")
+        text = [packed(series[:, slab]) for slab in slabs(series.shape[1])]
+        again = np.concatenate([unpacked(part, len(series)) for part in text], axis=1)
+    assert np.array_equal(again, series, equal_nan=True)
+    print(f"{'':<6}bytes of a record per value: {sum(map(len, text)) / series.size:.2f}")
+
+
+def score(observed: np.ndarray, held: np.ndarray, series: dict[str, np.ndarray], times: np.ndarray) -> None:
+    """What `evaluate` makes of the stations."""
+    whole, n = np.broadcast_to(held[:, None], observed.shape), len(observed)
+    at = AtStations([""] * n, observed, whole, np.ones(n, bool), series["rf"], series, {}, "rf", "rf")
     with told("evaluate: scores of every source, three tables"):
         station_scores(at, at.held)
         station_scores(at, at.held, shared=True)
@@ -112,8 +119,3 @@ class _Steps:
         import xarray as xr
 
         self.steps = xr.Dataset({"local_date": ("time", times.astype("datetime64[D]").astype("datetime64[ns]"))})
-
-
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(*(int(a) for a in given[:3]), *(float(a) for a in given[3:]))

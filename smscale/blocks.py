@@ -8,17 +8,16 @@ one record per task, and is not done again. What failed and was tried again is t
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import closing
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -26,15 +25,17 @@ from typing import TYPE_CHECKING, Any
 import dask
 from tqdm.auto import tqdm
 
-from smscale import heap
+from smscale import claims, disk, heap
 from smscale.errors import RecipeError, SmscaleError, StoreError, TaskError
-from smscale.ledger import Joint, Ledger, Recorded, write_bytes, write_text
-from smscale.places import is_remote, together
+from smscale.ledger import Joint, Ledger, Recorded
+from smscale.places import together
+from smscale.progress import Part, Receipted, Unwatched, Used, Watch, forget_peak, used
+from smscale.redaction import redacted
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Joint", "Ledger", "Outcome", "Task", "device", "run", "spans", "write_bytes", "write_text"]
+__all__ = ["Joint", "Ledger", "Outcome", "Task", "device", "run", "spans"]
 
 #: Packs in flight per worker thread: enough to hide the scheduler's round trip, few enough to keep it small.
 IN_FLIGHT_PER_THREAD = 4
@@ -47,9 +48,6 @@ PACK_MOST = 64
 #: A failed task is tried again before the run stops; after so many seconds where a disk or a network refused (full for a moment).
 RETRY_AFTER = (0.5, 2.0)
 RETRIES = len(RETRY_AFTER)
-#: What waiting does not heal, and what it may.
-REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: Where a task failed for good, what flies may still land for so long, and is entered; then it is cancelled.
 GRACE_SECONDS = 2.0
 #: Of dask's resources: what a worker declares that holds a GPU (`dask worker --resources "GPU=1"`).
@@ -61,7 +59,12 @@ LOOK_SECONDS = 2.0
 #: Where no worker is left, others are waited for so long, unless the cluster's profile says otherwise (`smscale.lost-timeout`).
 LOST_SECONDS = 120.0
 
+#: In this process, what blocks used is looked at so often.
+LOOK_HERE_SECONDS = 1.0
+
 _DEVICE: ContextVar[str] = ContextVar("device", default="cpu")
+#: Of a worker: the part whose blocks it does, from the first of which on its peak of memory counts.
+_PART = ""
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,13 @@ class Outcome:
     """What a stage's tasks returned, in the order of the tasks, and how it went.
 
     `done_before` counts tasks that were already finished; `retried` says of each that failed at first how often and why
-    the last time; `workers_lost` counts workers that ended while tasks ran on them.
+    the last time, `failed` of each that failed for good why; `workers_lost` counts workers that ended while tasks ran on them.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
     done_before: int = 0
     retried: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     workers_lost: int = 0
 
     @property
@@ -113,12 +117,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Done:
-    """A task's result, the seconds of the try that succeeded, the tries that failed before, and why the last of them did."""
+    """A task's result, the seconds of the try that succeeded, the tries that failed before, and why the last of them did.
+
+    `used` is what its worker used for it and for those of its pack before it.
+    """
 
     result: Any
     seconds: float
     failures: int = 0
     failure: str = ""
+    used: Used | None = None
 
 
 _Finished = Generator[tuple[Task, _Done], None, None]
@@ -132,6 +140,7 @@ def run(
     progress: bool = True,
     say: Callable[[str], Any] | None = None,
     in_memory: bool = True,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Do what the ledger does not hold, on the client's workers or in this process.
 
@@ -141,6 +150,7 @@ def run(
     client : or a function that makes one: it is called only where there is something to do
     say : is given a line at the end where tasks had to be tried again, or workers were lost
     in_memory : without it the results are read from the ledger when asked: for stages of very many tasks
+    watch : is told how far the tasks are
 
     Raises
     ------
@@ -162,22 +172,28 @@ def run(
             todo.append(task)
     outcome = Outcome(held if in_memory else Recorded(tasks, ledger), len(tasks) - len(todo))
     workers = _client(client) if todo else None
-    finished = _here(todo, ledger) if workers is None else _Window(todo, workers, ledger, outcome).finished()
+    part = Part(label, len(tasks), outcome.done_before, here=workers is None)
+    if workers is None:
+        finished = _here(todo, ledger, outcome, part)
+    else:
+        finished = _Window(todo, workers, ledger, outcome).finished()
+    watch, receipted = watch or Unwatched(), Receipted(ledger.folder.parent.parent)
     with (
+        _told(watch, part, outcome),
         closing(finished),  # also where the record of a block fails, or the user stops: what flies is cancelled
         tqdm(
             total=len(tasks), initial=outcome.done_before, desc=label, unit="block", disable=not progress or not todo
         ) as bar,
     ):
-        cells, start = 0, time.perf_counter()
-        entered = together(lambda one: (*one, _entered(ledger, *one)), finished, is_remote(ledger.folder))
+        entered = together(lambda one: (*one, _entered(ledger, *one)), finished, ledger.folder)
         for task, done, result in entered:
             if in_memory:
                 held[task.key] = result
             if done.failures:
                 outcome.retried[task.key] = f"{_some(done.failures, 'time')}, {done.failure}"
-            cells += task.cells
-            bar.set_postfix_str(_postfix(cells, time.perf_counter() - start, outcome), refresh=False)
+            _count(part, task, done, receipted.bytes_of(result), outcome)
+            watch.moved(part)
+            bar.set_postfix_str(_postfix(part), refresh=False)
             bar.update()
     if say is not None and outcome.trouble:
         say(f"{label:<10} {outcome.trouble}\n")
@@ -197,11 +213,36 @@ def _some(n: int, thing: str) -> str:
     return f"{n} {thing}{'s' if n != 1 else ''}"
 
 
-def _postfix(cells: int, seconds: float, outcome: Outcome) -> str:
-    """What stands behind blocks, rate and time left: the rate in cells of the cube, and troubles."""
-    parts = [f"{tqdm.format_sizeof(cells / seconds)}cells/s"] if cells and seconds else []
-    parts += [f"{len(outcome.retried)} tried again"] if outcome.retried else []
-    parts += [f"{_some(outcome.workers_lost, 'worker')} lost"] if outcome.workers_lost else []
+@contextmanager
+def _told(watch: Watch, part: Part, outcome: Outcome) -> Iterator[None]:
+    """Tell a watch when a part begins and when it ends, however that is."""
+    watch.begins(part)
+    try:
+        yield
+    finally:
+        part.ended, part.failed, part.workers_lost = time.monotonic(), len(outcome.failed), outcome.workers_lost
+        for key, why in outcome.failed.items():
+            part.fails(key, why)
+        watch.ends(part)
+
+
+def _count(part: Part, task: Task, done: _Done, values: int, outcome: Outcome) -> None:
+    """Count a finished task, with the bytes of values that it wrote."""
+    part.done, part.cells, part.values = part.done + 1, part.cells + task.cells, part.values + values
+    part.workers_lost = outcome.workers_lost
+    if done.used is not None:
+        part.uses(done.used)
+    if done.failures:
+        part.retried += 1
+        part.fails(task.key, outcome.retried[task.key])
+
+
+def _postfix(part: Part) -> str:
+    """What stands behind blocks, rate and time left: bytes of values, the rate in cells of the cube, and troubles."""
+    parts = [f"{tqdm.format_sizeof(part.values)}B"] if part.values else []
+    parts += [f"{tqdm.format_sizeof(part.cells_per_second)}cells/s"] if part.cells else []
+    parts += [f"{part.retried} tried again"] if part.retried else []
+    parts += [f"{_some(part.workers_lost, 'worker')} lost"] if part.workers_lost else []
     return ", ".join(parts)
 
 
@@ -228,7 +269,7 @@ def _persistent(call: Callable[..., Any], *args: Any) -> tuple[Any, int, str]:
         except SmscaleError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in REFUSED:
+            if isinstance(error, OSError) and error.errno in disk.REFUSED:
                 raise
             why = _reason(error)
             time.sleep(pause if isinstance(error, OSError) else 0)
@@ -242,19 +283,21 @@ def _done(call: Callable[..., Any], args: tuple[Any, ...]) -> _Done:
 
 def _reason(error: BaseException) -> str:
     """Kind and message of an error in one line."""
-    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    told = redacted(f"{type(error).__name__}: {' '.join(str(error).split())}")
     return told if len(told) <= 300 else f"{told[:297]}..."
 
 
-def _pack(work: Sequence[bytes], where: str = "cpu") -> tuple[list[_Done], SmscaleError | None]:
+def _pack(work: Sequence[bytes], where: str = "cpu", part: str = "") -> tuple[list[_Done], SmscaleError | None]:
     """The first of several calls, and as many more as the time of a pack allows and no error stops; an error of ours, if any.
 
     They come pickled: a worker that lacks a module then fails in the task, which is told. In dask's own message it would
     break the worker's line to the scheduler, and all would wait.
     """
     heap.keep_small_arrays()
-    until = time.perf_counter() + PACK_SECONDS
+    _begin(part)
+    until, before = time.perf_counter() + PACK_SECONDS, used()
     done: list[_Done] = []
+    refusal = None
     held = _DEVICE.set(where)
     try:
         for one in work:
@@ -264,28 +307,50 @@ def _pack(work: Sequence[bytes], where: str = "cpu") -> tuple[list[_Done], Smsca
                 call, given = pickle.loads(one)
                 done.append(_Done(*_timed(call, given)) if done else _done(call, given))
             except SmscaleError as error:
-                return done, error
+                refusal = error
+                break
             except Exception:
                 if not done:
                     raise
                 break  # it comes back undone and is tried as the first of another pack
     finally:
         _DEVICE.reset(held)
-    return done, None
+    if done:
+        done[-1] = replace(done[-1], used=used().since(before))
+    return done, refusal
+
+
+def _begin(part: str) -> None:
+    """Let the peak of this worker's memory begin anew with a part's first blocks."""
+    global _PART
+    if part != _PART:
+        _PART = part
+        forget_peak()
 
 
 # -- in the process that asks -----------------------------------------------------------------------
 
 
-def _here(tasks: Sequence[Task], ledger: Ledger | Joint) -> _Finished:
-    for task in tasks:
-        try:
-            done = _done(task.call, task.args)
-        except SmscaleError:
-            raise
-        except Exception as error:
-            raise _failure(task, error, ledger) from error
-        yield task, done
+def _here(tasks: Sequence[Task], ledger: Ledger | Joint, outcome: Outcome, part: Part) -> _Finished:
+    before, looked = used(), time.monotonic()
+    try:
+        for task in tasks:
+            claims.require_held()
+            try:
+                done = _done(task.call, task.args)
+            except SmscaleError as error:
+                outcome.failed[task.key] = _reason(error)
+                raise
+            except Exception as error:
+                outcome.failed[task.key] = _reason(error)
+                raise _failure(task, error, ledger) from error
+            yield task, done
+            if time.monotonic() - looked > LOOK_HERE_SECONDS:
+                now, looked = used(), time.monotonic()
+                part.uses(now.since(before))
+                before = now
+    finally:
+        part.uses(used().since(before))
 
 
 @dataclass
@@ -326,6 +391,7 @@ class _Window:
 
     def __init__(self, tasks: Sequence[Task], client: Client, ledger: Ledger | Joint, outcome: Outcome) -> None:
         self.client, self.ledger, self.outcome = client, ledger, outcome
+        self.part = os.urandom(6).hex()
         #: Workers with a GPU; and those without, or all where every one has a GPU.
         self.cuda, self.cpu = _Lane("cuda", {}, 0), _Lane("cpu", {}, 2)
         self.known: set[str] = set()
@@ -390,9 +456,10 @@ class _Window:
                     return None
                 self.changed = True
 
-    def _refuse(self, error: SmscaleError | None) -> None:
+    def _refuse(self, task: Task, error: SmscaleError, why: Exception | None = None) -> None:
         """Begin nothing more: the first error is the one that is told."""
-        if error is not None and self.refusal is None:
+        self.outcome.failed[task.key] = _reason(why or error)
+        if self.refusal is None:
             self.refusal, self.until = error, time.monotonic() + GRACE_SECONDS
 
     def _heard(self, event: tuple[float, Any]) -> None:
@@ -401,7 +468,8 @@ class _Window:
         action = told.get("action") if isinstance(told, dict) else None
         if action == "remove-worker":
             self.outcome.workers_lost += any(key in self.flying for key in told.get("processing-tasks", ()))
-        self.changed = self.changed or action in ("add-worker", "remove-worker")
+        if action in ("add-worker", "remove-worker"):
+            self.changed = True
 
     def _look(self) -> None:
         """Who is there: new workers are checked, the window fits itself to all, and does not wait for ever for any."""
@@ -457,10 +525,16 @@ class _Window:
         for key in keys:
             future, tasks, lane = self.flying.pop(key)
             lane.flying -= 1
-            self.waiting[lane.device].extendleft(reversed(tasks))
+            self._wait_again(tasks, lane)
             self.client.cancel([future])
 
+    def _wait_again(self, tasks: Sequence[Task], lane: _Lane) -> None:
+        """First in the queue that they came from: suspects are never packed with others."""
+        suspect = len(tasks) == 1 and tasks[0].key in self.suspected
+        (self.suspects if suspect else self.waiting[lane.device]).extendleft(reversed(tasks))
+
     def _fill(self) -> None:
+        claims.require_held()
         for lane in (self.cuda, self.cpu):
             while lane.flying < lane.most and (queue := self._queue(lane)):
                 self._submit([queue.popleft() for _ in range(min(self.pack[lane.device], len(queue)))], lane)
@@ -477,7 +551,7 @@ class _Window:
 
         work = [dumps((task.call, task.args)) for task in tasks]
         key = f"{tasks[0].key}-{os.urandom(6).hex()}"
-        future = self.client.submit(_pack, work, lane.device, pure=False, key=key, **lane.how)
+        future = self.client.submit(_pack, work, lane.device, self.part, pure=False, key=key, **lane.how)
         self.flying[key] = future, tasks, lane
         lane.flying += 1
         future.add_done_callback(lambda done: self.ready.put(str(done.key)))
@@ -488,26 +562,32 @@ class _Window:
 
         try:
             done, refusal = future.result()
-            self._refuse(refusal)
+            if refusal is not None:
+                self._refuse(tasks[len(done)], refusal)
         except KilledWorker as error:
             if tasks[0].key in self.suspected:
                 self.guilty.append(_killed(tasks[0], error))
+                self.outcome.failed[tasks[0].key] = "ended its workers"
             else:
                 self.suspected.update(task.key for task in tasks)
                 self.suspects.extend(tasks)
                 self.failed.update((task.key, "its worker ended") for task in tasks)
             return []
         except CancelledError:  # the line to the scheduler broke
-            self.waiting[lane.device].extendleft(reversed(tasks))
+            self._wait_again(tasks, lane)
             self.changed = self.broke = True
             return []
         except Exception as error:
             if self._lost(error):
                 raise
+            if isinstance(error, OSError) and future.status != "error":  # done, but the line broke under its result
+                self._wait_again(tasks, lane)
+                self.changed = self.broke = True
+                return []
             if lane.device == "cpu":
                 told = _failure(tasks[0], error, self.ledger)
                 told.__cause__ = error
-                self._refuse(told)
+                self._refuse(tasks[0], told, error)
                 return []
             self.failed[tasks[0].key] = f"on a GPU: {_reason(error)}"
             self.waiting["cpu"].append(tasks[0])
@@ -532,18 +612,11 @@ class _Window:
 
 
 def _failure(task: Task, error: Exception, ledger: Ledger | Joint) -> SmscaleError:
-    if isinstance(error, OSError) and error.errno in REFUSED | FULL:
-        where = error.filename or f"what block {task.key} writes (ledger {ledger.folder})"
-        return StoreError(f"{where}: {_cure(error)} (block {task.key}; finished blocks stay finished)")
+    number = disk.refusal(error)
+    if number is not None:
+        where = getattr(error, "filename", None) or f"what block {task.key} writes (ledger {ledger.folder})"
+        return StoreError(f"{where}: {disk.cure(number)} (block {task.key}; finished blocks stay finished)")
     return TaskError(f"block {task.key} failed {RETRIES + 1} times: {_reason(error)}")
-
-
-def _cure(error: OSError) -> str:
-    """What the system says of a write, and what to do."""
-    told = error.strerror or str(error)
-    if error.errno in REFUSED:
-        return f"cannot be written ({told}): let this user write there, or name another --workspace"
-    return f"cannot be written ({told}): free the disk and run again"
 
 
 def _killed(task: Task, error: Any) -> TaskError:
@@ -554,10 +627,11 @@ def _killed(task: Task, error: Any) -> TaskError:
 
 
 def _entered(ledger: Ledger | Joint, task: Task, done: _Done) -> Any:
+    claims.require_held()
     try:
         return _persistent(ledger.enter, task, done.result, done.seconds, done.failures, done.failure)[0]
     except OSError as error:
-        raise StoreError(f"{ledger.folder}: the record of block {task.key} {_cure(error)}") from error
+        raise StoreError(f"{ledger.folder}: the record of block {task.key} {disk.cure(error.errno)}") from error
 
 
 def spans(size: int, step: int) -> list[slice]:

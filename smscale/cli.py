@@ -3,32 +3,107 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from smscale import __version__
 from smscale.bench.commands import add_bench
-from smscale.errors import SmscaleError
-from smscale.places import Place, place
+from smscale.errors import RecipeError, SmscaleError
+from smscale.places import Place, given, is_remote
+from smscale.redaction import redacted
 
 STAGES = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code: 0 done, 2 bad input or recipe, 1 a fault."""
-    options = _parser().parse_args(arguments)
+    """Run a command; the exit code: 0 done, 2 bad input or recipe, 1 a fault, 130 or 143 stopped by a signal."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--log=json" in words or ("--log", "json") in pairwise(words)
+    options = _parser(_JsonParser if as_json else argparse.ArgumentParser).parse_args(words)
     try:
-        return int(options.command(options))
+        with _told_to_stop(), _others_as_json() if as_json else nullcontext():
+            return int(options.command(options))
     except SmscaleError as error:
-        sys.stderr.write(f"smscale: {' '.join(str(error).split())}\n")
+        _complain(redacted(" ".join(str(error).split())), error.exit_code, as_json, type(error).__name__)
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("smscale: stopped; the same command goes on where it stopped\n")
-        return 130
+    except KeyboardInterrupt as error:
+        code = 128 + (signal.SIGTERM if str(error) == signal.SIGTERM.name else signal.SIGINT)
+        _complain("stopped; the same command goes on where it stopped", code, as_json, str(error) or "SIGINT")
+        return code
     except BrokenPipeError:
         return 1
+    except Exception as error:
+        if not as_json:
+            raise
+        _complain(" ".join(str(error).split()), 1, as_json, type(error).__name__, traceback=traceback.format_exc())
+        return 1
+
+
+def _complain(message: str, code: int, as_json: bool, kind: str, **more: str) -> None:
+    """One line on stderr."""
+    if not as_json:
+        sys.stderr.write(f"smscale: {message}\n")
+        return
+    from smscale.observe.lines import tell
+
+    tell(sys.stderr, "error", error=kind, message=message, exit_code=code, **more)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM, as Slurm and Kubernetes send it, ends a command as Ctrl-C does: workers are ended, and the record says so."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _others_as_json() -> Iterator[None]:
+    """What Python warns of and what libraries log, as lines of JSON."""
+    from smscale.observe.lines import tell
+
+    def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+        tell(sys.stderr, "warning", warning=category.__name__, message=" ".join(str(message).split()))
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(sys.stderr, "log", logger=record.name, level=record.levelname, message=record.getMessage())
+
+    handler = Handler(logging.WARNING)
+    handler.addFilter(lambda record: not record.name.startswith("distributed"))  # what matters of it is told otherwise
+    logging.getLogger().addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show  # type: ignore[assignment]
+            yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+class _JsonParser(argparse.ArgumentParser):
+    """Says what is wrong with a command in a line of JSON, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(message, 2, True, "UsageError")
+        self.exit(2)
 
 
 def entry() -> None:
@@ -36,10 +111,8 @@ def entry() -> None:
     sys.exit(main())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="smscale", description="36 km SMAP soil moisture to 1 km maps, merged with stations."
-    )
+def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = kind(prog="smscale", description="36 km SMAP soil moisture to 1 km maps, merged with stations.")
     parser.add_argument("--version", action="version", version=f"smscale {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
@@ -80,7 +153,7 @@ def _add_fetch(commands: Any) -> None:
     fetch.add_argument("--jobs", type=int, default=4, help="downloads at a time (default: 4)")
     fetch.add_argument("--dem", choices=("copernicus", "aster"), default="copernicus", help="source of elevation")
     _add_settings(fetch)
-    _add_quiet(fetch)
+    _add_progress(fetch)
     fetch.set_defaults(command=_fetch)
 
 
@@ -96,7 +169,7 @@ def _add_plan(commands: Any) -> None:
     )
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_settings(plan)
-    _add_quiet(plan)
+    _add_progress(plan)
     plan.set_defaults(command=_plan)
 
 
@@ -110,7 +183,8 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--only", choices=STAGES, metavar="STAGE", help=f"just this stage: {', '.join(STAGES)}")
     _add_settings(run)
     run.add_argument("--fresh", action="store_true", help="forget what an earlier run finished")
-    _add_quiet(run)
+    _add_progress(run)
+    _add_log(run)
     run.set_defaults(command=_run)
 
 
@@ -119,7 +193,8 @@ def _add_simulate(commands: Any) -> None:
     simulate.add_argument("world", help="a YAML world, as pipelines/worlds/demo.yaml")
     simulate.add_argument("out", help="the folder, or s3://bucket/prefix, to write")
     _add_cluster(simulate)
-    _add_quiet(simulate)
+    _add_progress(simulate)
+    _add_log(simulate)
     simulate.set_defaults(command=_simulate)
 
 
@@ -128,7 +203,7 @@ def _add_inspect(commands: Any) -> None:
     inspect.add_argument("workspace", help="the folder, or s3://bucket/prefix, of a run")
     inspect.add_argument("--json", action="store_true", help="as JSON")
     inspect.add_argument("--quick", action="store_true", help="without reading the data: no coverage by month")
-    _add_quiet(inspect)
+    _add_progress(inspect)
     inspect.set_defaults(command=_inspect)
 
 
@@ -136,7 +211,7 @@ def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="check every finished block against its checksum")
     verify.add_argument("workspace", help="the folder, or s3://bucket/prefix, of a run")
     verify.add_argument("--repair", action="store_true", help="let the next run do the damaged blocks again")
-    _add_quiet(verify)
+    _add_progress(verify)
     verify.set_defaults(command=_verify)
 
 
@@ -154,7 +229,7 @@ def _add_export(commands: Any) -> None:
         metavar="FOLDER",
         help="where files go (default: W/exports/NAME; of an s3:// workspace under the current folder)",
     )
-    _add_quiet(export)
+    _add_progress(export)
     export.set_defaults(command=_export)
 
 
@@ -178,8 +253,20 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=what)
 
 
-def _add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    how = "progress on stderr: plain lines, json (one object a line), or auto: bars on a terminal, else plain (default)"
+    parser.add_argument("--log", choices=("auto", "plain", "json"), default="auto", help=how)
+    where = "serve metrics for Prometheus, as 9108 (this machine alone) or 0.0.0.0:9108"
+    parser.add_argument("--metrics", metavar="[HOST:]PORT", help=where)
+
+
+def _bars(options: argparse.Namespace) -> bool:
+    """Whether progress is shown as bars: they rewrite their line, which only a terminal can."""
+    return not options.quiet and getattr(options, "log", "auto") == "auto" and sys.stderr.isatty()
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -188,23 +275,52 @@ def _run(options: argparse.Namespace) -> int:
 
     recipe = config.read(options.recipe, options.set)
     workspace = Workspace.at(_absolute(options.workspace or f"runs/{recipe.name}"))
-    say = sys.stdout.write
-    pipeline.run(
-        recipe,
-        workspace,
-        cluster=None if options.cluster == "none" else options.cluster,
-        only=options.only,
-        fresh=options.fresh,
-        progress=not options.quiet,
-        say=say,
-    )
+    with _sinks(options) as sinks:
+        pipeline.run(
+            recipe,
+            workspace,
+            cluster=None if options.cluster == "none" else options.cluster,
+            only=options.only,
+            fresh=options.fresh,
+            progress=_bars(options),
+            say=sys.stdout.write,
+            sinks=sinks,
+        )
     return 0
+
+
+@contextmanager
+def _sinks(options: argparse.Namespace) -> Iterator[list[Any]]:
+    """Who is told of a run as the options ask for it; the address of its metrics is told at once."""
+    from smscale.observe.lines import JsonLines, Lines, tell
+    from smscale.observe.metrics import served
+
+    as_json = options.log == "json"
+    with ExitStack() as stack:
+        sinks: list[Any] = []
+        if not options.quiet and not _bars(options):
+            sinks.append(JsonLines(sys.stderr) if as_json else Lines(sys.stderr))
+        if options.metrics:
+            metrics, address = stack.enter_context(served(options.metrics))
+            sinks.append(metrics)
+            if as_json:
+                tell(sys.stderr, "metrics", address=address)
+            else:
+                sys.stdout.write(f"metrics    {address}\n")
+        yield sinks
 
 
 def _absolute(where: str) -> Place:
     """A folder by its whole path, or what an s3:// URL names."""
-    found = place(where)
+    found = given(where)
     return found.absolute() if isinstance(found, Path) else found
+
+
+def _folder(where: str | None, option: str) -> Path | None:
+    """A folder of this machine, where one is named."""
+    if where is not None and is_remote(where):
+        raise RecipeError(f"{option} {where}: expected a folder of this machine; copy to the object store from there")
+    return Path(where) if where else None
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -217,7 +333,7 @@ def _plan(options: argparse.Namespace) -> int:
         what_if=not options.no_what_if,
         again=options.calibrate,
         scheduler=options.scheduler,
-        progress=not options.quiet,
+        progress=_bars(options),
         say=sys.stderr.write,
     )
     sys.stdout.write(found.json if options.json else found.text)
@@ -227,13 +343,15 @@ def _plan(options: argparse.Namespace) -> int:
 def _simulate(options: argparse.Namespace) -> int:
     from smscale import pipeline
 
-    pipeline.simulate(
-        Path(options.world),
-        _absolute(options.out),
-        cluster=None if options.cluster == "none" else options.cluster,
-        progress=not options.quiet,
-        say=sys.stdout.write,
-    )
+    with _sinks(options) as sinks:
+        pipeline.simulate(
+            Path(options.world),
+            _absolute(options.out),
+            cluster=None if options.cluster == "none" else options.cluster,
+            progress=_bars(options),
+            say=sys.stdout.write,
+            sinks=sinks,
+        )
     return 0
 
 
@@ -251,11 +369,11 @@ def _fetch(options: argparse.Namespace) -> int:
 
     return fetch(
         config.read(options.recipe, options.set),
-        Path(options.into) if options.into else None,
+        _folder(options.into, "--into"),
         dry_run=options.dry_run,
         jobs=options.jobs,
         dem=options.dem,
-        progress=not options.quiet,
+        progress=_bars(options),
         say=sys.stdout.write,
     ).exit_code
 
@@ -266,7 +384,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from smscale.inspect import inspect
     from smscale.workspace import open_workspace
 
-    facts = inspect(open_workspace(options.workspace), quick=options.quick, progress=not options.quiet)
+    facts = inspect(open_workspace(options.workspace), quick=options.quick, progress=_bars(options))
     sys.stdout.write(json.dumps(facts.to_dict(), indent=1) + "\n" if options.json else facts.text)
     return 0
 
@@ -276,7 +394,7 @@ def _verify(options: argparse.Namespace) -> int:
     from smscale.workspace import open_workspace
 
     workspace = open_workspace(options.workspace)
-    found = verify(workspace, progress=not options.quiet)
+    found = verify(workspace, progress=_bars(options))
     sys.stdout.write(found.text)
     if options.repair and found.defects:
         sys.stdout.write(repair(workspace, found).text)
@@ -291,12 +409,12 @@ def _export(options: argparse.Namespace) -> int:
         open_workspace(options.workspace),
         options.what,
         options.format,
-        out=Path(options.out) if options.out else None,
+        out=_folder(options.out, "--out"),
         period=options.period,
         region=options.region,
         points=options.points,
         polygons=options.polygons,
-        progress=not options.quiet,
+        progress=_bars(options),
     )
     sys.stdout.write(done.text)
     return 0

@@ -241,6 +241,7 @@ class Recipe:
     seed: int = 0
     grid: GridSpec = GridSpec()
     chunks: Chunks = Chunks()
+    store: Literal["zarr", "icechunk"] = "zarr"
     products: Mapping[str, str] = field(default_factory=dict)
     stations: Mapping[str, Any] | None = None
     smap: Smap = field(default_factory=Smap)

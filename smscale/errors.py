@@ -33,5 +33,11 @@ class StoreError(SmscaleError, RuntimeError):
     exit_code = 2
 
 
+class Unreachable(SmscaleError, RuntimeError):
+    """The object store refused, or did not answer: it says nothing about what lies there."""
+
+    exit_code = 2
+
+
 class TaskError(SmscaleError, RuntimeError):
     """A unit of work failed again and again: a fault, not the user's input."""

@@ -12,8 +12,9 @@ from functools import cache
 
 #: glibc's parameters (malloc.h): freed memory at the end of the heap that is kept; size from which on an array is mapped by itself.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Bytes that stay with the process: no more than a plan reserves for what kernels work in. Arrays of whole blocks are given back.
-KEPT, MAPPED = 64 << 20, 8 << 20
+#: Bytes that stay with the process: no more than a plan reserves for what kernels work in. Larger arrays than glibc lets be on the
+#: heap are given back at once; those of a season's blocks are not, and are the next ones' memory (6 % of the time of a block).
+KEPT, MAPPED = 64 << 20, 32 << 20
 
 
 @cache

@@ -20,8 +20,9 @@ from smscale.errors import InputError, StoreError
 from smscale.grid import grid_of
 from smscale.places import Place
 from smscale.receipts import stages
+from smscale.run_record import ending, read_records
 from smscale.store_inspection import Array
-from smscale.verify import STORES, THREADS
+from smscale.verify import THREADS
 from smscale.workspace import Workspace
 
 WIDTH = 100
@@ -61,6 +62,8 @@ class Facts:
     def text(self) -> str:
         """A page of at most 100 columns."""
         parts = [_head(self), _array_table(self.arrays)]
+        if commits := _commits(self.about["commits"]):
+            parts.insert(1, commits)
         if self.coverage:
             parts.append(_coverage_table(self.coverage, self.quick))
         return "\n\n".join(parts) + "\n"
@@ -73,7 +76,7 @@ def inspect(workspace: Workspace, quick: bool = False, progress: bool = False, t
     ----------
     quick : take coverage from the stages' reports (whole period only) instead of reading every value
     """
-    layouts = [array for name in STORES for array in store_inspection.arrays(workspace.root / name)]
+    layouts = [array for name in workspace.stores for array in store_inspection.arrays(workspace.root / name)]
     rows = tuple(_row(workspace, array) for array in layouts if not array.is_coordinate)
     coverage = _reported(workspace) if quick else _counted(workspace, layouts, progress, threads)
     return Facts(workspace.root, _about(workspace, layouts), rows, tuple(coverage), quick)
@@ -85,12 +88,17 @@ def inspect(workspace: Workspace, quick: bool = False, progress: bool = False, t
 def _about(workspace: Workspace, layouts: Sequence[Array]) -> dict[str, Any]:
     recipe = workspace.recipe
     loose = [array for array in layouts if array.is_coordinate]
-    sizes = {name: _size(workspace.root / name) for name in (*STORES, "models", "report", "ledger")}
+    sizes = {name: _size(workspace.root / name) for name in (*workspace.stores, "models", "report", "ledger")}
     return {
         "recipe": {"name": recipe.get("name"), "title": recipe.get("title")},
         "period": _period(workspace),
         "grids": _grids(workspace),
         "stages": {stage: workspace.finished(stage) is not None for stage in stages(workspace)},
+        "runs": [
+            {"id": run["id"], "state": run["state"], "seconds": run.get("seconds"), "told": ending(run)}
+            for run in read_records(workspace.root)
+        ],
+        "commits": {name: store.history(workspace.root / name) for name in workspace.stores},
         "stations": _stations(workspace),
         "samples": _samples(workspace),
         "models": sorted(p.name for p in (workspace.root / "models").glob("[!.]*") if p.is_dir()),
@@ -260,7 +268,7 @@ def _months(workspace: Workspace, array: Array) -> np.ndarray:
 
 
 def _covered(array: Array, name: str, valid: int, cells: int, months: dict[str, list[int]]) -> dict[str, Any]:
-    group = array.group or array.store.name.removesuffix(".zarr")
+    group = array.group or array.store.stem
     return {"group": group, "variable": name, "valid": valid, "cells": cells, "months": months}
 
 
@@ -312,6 +320,9 @@ def _head(facts: Facts) -> str:
     rows.append(
         ("stages", (", ".join(done) or "none finished") + (f"; unfinished: {', '.join(begun)}" if begun else ""))
     )
+    if about["runs"]:
+        last = about["runs"][-1]
+        rows.append(("runs", f"{len(about['runs'])}, the last: {last['id']} {last['told']}"))
     counts = [("stations", about["stations"]), ("samples", about["samples"])]
     rows += [(name, f"{n:,}") for name, n in counts if n is not None]
     if about["models"]:
@@ -323,6 +334,16 @@ def _head(facts: Facts) -> str:
     for label, text in rows:
         lines += _wrapped(f"{label:<12}", text)
     return "\n".join(lines)
+
+
+def _commits(commits: dict[str, list[dict[str, Any]]]) -> str:
+    """One line a commit, the last first; empty where stores have none."""
+    lines = [
+        f"  {name:<15} {one['snapshot']}  {one['time'][:19]}  {', '.join(one['stages']) or one['message']}"[:WIDTH]
+        for name, found in commits.items()
+        for one in found
+    ]
+    return "\n".join(["Commits (each can be read by its name)", *lines]) if lines else ""
 
 
 def _wrapped(label: str, text: str) -> list[str]:

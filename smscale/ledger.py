@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from smscale.places import Place, Remote, is_remote, read_many, remove, remove_all, write_bytes, write_text
-
-__all__ = ["Joint", "Ledger", "Recorded", "write_bytes", "write_text"]
+from smscale.places import Place, Remote, is_remote, read_many, remove, remove_all, write_text
 
 #: Records that are read together where one is asked for, in an object store: the next ones are asked for next.
 AHEAD = 256
@@ -37,14 +35,14 @@ class Ledger:
 
     def record(self, task: Named) -> dict[str, Any] | None:
         """The record of a finished task; None where it is not finished, or was made from something else."""
-        return self._record(task.key, task.fingerprint)
+        return self.read(task.key, task.fingerprint)
 
     def records(self, tasks: Sequence[Task], listed: bool = True) -> Iterator[tuple[Task, dict[str, Any] | None]]:
         """Each task with its record, in order: in an object store many are read at a time, and none that no list of them names.
 
         Without `listed` none is asked for: for a few tasks that are likely to be there.
         """
-        found = self._records([(task.key, task.fingerprint) for task in tasks], listed)
+        found = self.read_many([(task.key, task.fingerprint) for task in tasks], listed)
         return zip(tasks, found, strict=True)
 
     def enter(self, task: Named, result: Any, seconds: float, failures: int = 0, failure: str = "") -> Any:
@@ -52,7 +50,7 @@ class Ledger:
 
         `failures` counts the tries that failed before, `failure` is the reason of the last one.
         """
-        return self._enter(task.key, task.fingerprint, result, seconds, failures, failure)
+        return self.write(task.key, task.fingerprint, result, seconds, failures, failure)
 
     def forget(self, prefix: str = "") -> None:
         """Remove the records of all tasks whose keys begin so."""
@@ -66,25 +64,31 @@ class Ledger:
         kept = {self._name(key) for key in keys}
         return remove_all(record for record in self.folder.glob("[!.]*.json") if record.name not in kept)
 
-    def _record(self, key: str, fingerprint: str) -> dict[str, Any] | None:
+    # -- by key and fingerprint -----------------------------------------------------------------
+
+    def read(self, key: str, fingerprint: str) -> dict[str, Any] | None:
+        """The record of a key, if it was made from that; see `record`."""
         try:
             return _parsed(self._path(key).read_bytes(), fingerprint)
         except FileNotFoundError:
             return None
 
-    def _records(self, wanted: Sequence[tuple[str, str]], listed: bool) -> Iterator[dict[str, Any] | None]:
-        """Records by key and fingerprint."""
+    def read_many(self, wanted: Sequence[tuple[str, str]], listed: bool = True) -> Iterator[dict[str, Any] | None]:
+        """The records of keys, in order; see `records`."""
         if not isinstance(self.folder, Remote):
-            yield from (self._record(*one) for one in wanted)
+            yield from (self.read(*one) for one in wanted)
             return
         there = {r.name for r in self.folder.glob("*.json")} if listed else {self._name(key) for key, _ in wanted}
         held = [one for one in wanted if self._name(one[0]) in there]
-        contents = read_many((self._path(key) for key, _ in held), remote=True)
+        contents = read_many(self._path(key) for key, _ in held)
         for key, fingerprint in wanted:
             content = next(contents) if self._name(key) in there else None
             yield None if content is None else _parsed(content, fingerprint)
 
-    def _enter(self, key: str, fingerprint: str, result: Any, seconds: float, failures: int, failure: str) -> Any:
+    def write(
+        self, key: str, fingerprint: str, result: Any, seconds: float, failures: int = 0, failure: str = ""
+    ) -> Any:
+        """Write the record of a key; see `enter`."""
         record = {"key": key, "fingerprint": fingerprint, "seconds": round(seconds, 3), "result": result}
         if failures:
             record |= {"failures": failures, "failure": failure}
@@ -131,7 +135,7 @@ class Joint:
         """The records of a finished task as one, with the results by part; None where a part is not finished."""
         results = {}
         for name, (ledger, fingerprint) in self.parts.items():
-            record = ledger._record(task.key, fingerprint)
+            record = ledger.read(task.key, fingerprint)
             if record is None:
                 return None
             results[name] = record["result"]
@@ -142,7 +146,7 @@ class Joint:
         if not is_remote(self.folder):
             yield from ((task, self.record(task)) for task in tasks)
             return
-        parts = [ledger._records([(task.key, fp) for task in tasks], listed) for ledger, fp in self.parts.values()]
+        parts = [ledger.read_many([(task.key, fp) for task in tasks], listed) for ledger, fp in self.parts.values()]
         for task, found in zip(tasks, zip(*parts, strict=True), strict=True):
             whole = {
                 name: record["result"] for name, record in zip(self.parts, found, strict=True) if record is not None
@@ -154,7 +158,7 @@ class Joint:
         told = (seconds, failures, failure)
         entered = {}
         for name, (ledger, fingerprint) in self.parts.items():
-            entered[name] = ledger._enter(task.key, fingerprint, result[name], *told)
+            entered[name] = ledger.write(task.key, fingerprint, result[name], *told)
             told = (0.0, 0, "")
         return entered
 
@@ -166,7 +170,7 @@ class Joint:
 class Recorded(Mapping[str, Any]):
     """Results of finished tasks by key, in the order of the tasks, read from the ledger when asked: none is held.
 
-    Of an object store the next few in that order come with the one that is asked for.
+    Of an object store the next few come with the one that is asked for, where they are asked for in that order.
     """
 
     def __init__(self, tasks: Sequence[Named], ledger: Ledger | Joint) -> None:
@@ -174,17 +178,23 @@ class Recorded(Mapping[str, Any]):
         self._ledger = ledger
         self._ahead: dict[str, Any] = {}
         self._places = {key: i for i, key in enumerate(self._tasks)} if is_remote(ledger.folder) else {}
+        self._next = 0
 
     def __getitem__(self, key: str) -> Any:
         task = self._tasks[key]
-        if self._places and key not in self._ahead:
-            first = self._places[key]
-            some = list(islice(self._tasks.values(), first, first + AHEAD))
-            self._ahead = {one.key: record for one, record in self._ledger.records(some, listed=False)}
-        record = self._ahead.pop(key) if self._places else self._ledger.record(task)
+        if self._places:
+            at = self._places[key]
+            if key not in self._ahead and at in (0, self._next):
+                self._look_ahead(at)
+            self._next = at + 1
+        record = self._ahead.pop(key) if key in self._ahead else self._ledger.record(task)
         if record is None:
             raise KeyError(key)
         return record["result"]
+
+    def _look_ahead(self, at: int) -> None:
+        some = list(islice(self._tasks.values(), at, at + AHEAD))
+        self._ahead = {one.key: record for one, record in self._ledger.records(some, listed=False)}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tasks)

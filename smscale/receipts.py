@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from smscale.places import Place, is_remote, read_many
+from smscale.places import Place, read_many
 from smscale.workspace import Workspace
 
 #: Stages from first to last: where two wrote the same part of an array, the later one's receipt holds.
@@ -52,7 +51,7 @@ def stages(workspace: Workspace) -> list[str]:
     known = {p.name for p in ledger.glob("*") if p.is_dir()} | {
         p.name.removesuffix(".json").removesuffix(".prepared") for p in ledger.glob("*.json")
     }
-    known.discard("recipe")
+    known -= {"recipe", "runs"}
     return sorted(known, key=rank)
 
 
@@ -67,28 +66,37 @@ def read_receipts(workspace: Workspace) -> Receipts:
     superseded, unreadable = [], []
     for stage in stages(workspace):
         files = sorted((workspace.root / "ledger" / stage).glob("*.json"))
-        for path, content in zip(files, read_many(files, is_remote(workspace.root)), strict=True):
-            record = _parsed(content or b"")
-            if record is None:
-                unreadable.append((stage, path))
+        for path, content in zip(files, read_many(files), strict=True):
+            if content is None:  # a run took it away since it was listed: its block is not finished
                 continue
-            for written in _written(stage, path.name, record):
-                if written.where in holding:
-                    superseded.append(holding[written.where])
-                holding[written.where] = written
+            written = _parsed(stage, path.name, content)
+            if written is None:
+                unreadable.append((stage, path))
+            for one in written or ():
+                if one.where in holding:
+                    superseded.append(holding[one.where])
+                holding[one.where] = one
     return Receipts(tuple(holding.values()), tuple(superseded), tuple(unreadable))
 
 
-def _parsed(content: bytes) -> dict[str, Any] | None:
+def _parsed(stage: str, name: str, content: bytes) -> list[Written] | None:
+    """The receipts of a record; None where it is none, or one of them is."""
     try:
         record = json.loads(content)
-        return record if isinstance(record, dict) and "key" in record else None
-    except ValueError:
+        result = record["result"]
+        receipts = result.get("written", ()) if isinstance(result, dict) else ()
+        return [_written(stage, _text(record["key"]), name, receipt) for receipt in receipts]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _written(stage: str, name: str, record: dict[str, Any]) -> Iterator[Written]:
-    result = record.get("result")
-    for receipt in result.get("written", ()) if isinstance(result, dict) else ():
-        region = tuple((int(start), int(stop)) for start, stop in receipt["region"])
-        yield Written(stage, record["key"], name, receipt["store"], receipt["array"], region, receipt["checksum"])
+def _written(stage: str, key: str, name: str, receipt: dict[str, Any]) -> Written:
+    region = tuple((int(start), int(stop)) for start, stop in receipt["region"])
+    store, array, checksum = (_text(receipt[part]) for part in ("store", "array", "checksum"))
+    return Written(stage, key, name, store, array, region, checksum)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value

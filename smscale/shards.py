@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -18,6 +17,8 @@ import numpy as np
 import zarr
 from numcodecs.zstd import Zstd
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+
+from smscale.places import Place
 
 #: Offset and length of a chunk that is not stored.
 _ABSENT = np.uint64(2**64 - 1)
@@ -95,8 +96,8 @@ def window_of(shape: Sequence[int], region: Sequence[Any]) -> Window | None:
     return found if all(start < stop for start, stop in found) else None
 
 
-def read(folder: Path, array: zarr.Array, window: Window) -> np.ndarray:
-    """The values of a window of an array of this machine whose shards are as `encode` makes them (`level_of`).
+def read(folder: Place, array: zarr.Array, window: Window) -> np.ndarray:
+    """The values of a window of an array whose shards are as `encode` makes them (`level_of`).
 
     Raises
     ------

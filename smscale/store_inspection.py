@@ -17,7 +17,7 @@ import numpy as np
 
 from smscale.errors import StoreError
 from smscale.places import Place, walk
-from smscale.store import METADATA, UNFINISHED
+from smscale.store import METADATA, UNFINISHED, document, inside
 
 #: Bytes read at once for a file's checksum.
 PIECE = 1 << 20
@@ -83,7 +83,7 @@ class Array:
     def file(self, index: Sequence[int]) -> Place:
         """Path of one chunk's or shard's file."""
         key = self.separator.join(["c", *map(str, index)])
-        return self.store / self.path / key
+        return inside(self.store) / self.path / key
 
     def files(self, region: Sequence[Sequence[int]]) -> Iterator[tuple[Place, tuple[slice, ...]]]:
         """Files that a region ([start, stop] along each axis) touches, each with the part of the array that it holds."""
@@ -105,7 +105,7 @@ class Array:
 
     def on_disk(self) -> tuple[int, int]:
         """Bytes and number of its files, its metadata document included."""
-        sizes = [path.stat().st_size for path in (self.store / self.path).rglob("*") if path.is_file()]
+        sizes = [path.stat().st_size for path in (inside(self.store) / self.path).rglob("*") if path.is_file()]
         return sum(sizes), len(sizes)
 
 
@@ -117,18 +117,16 @@ def read_array(store: Place, path: str) -> Array:
     StoreError
         if there is no metadata document, or it cannot be understood.
     """
-    finished = (store / path / METADATA).is_file()
-    for document in (UNFINISHED, METADATA):
-        file = store / path / document
-        try:
-            return _array(store, path, json.loads(file.read_text()), finished)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise StoreError(
-                f"{file}: cannot be understood as an array's metadata ({type(error).__name__}: {error})"
-            ) from None
-    raise StoreError(f"{store / path / METADATA}: is missing, so the array's chunks cannot be read")
+    file = store / path / METADATA
+    try:
+        found = document(store, path)
+        if found is not None:
+            return _array(store, path, json.loads(found[0]), found[1])
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StoreError(
+            f"{file}: cannot be understood as an array's metadata ({type(error).__name__}: {error})"
+        ) from None
+    raise StoreError(f"{file}: is missing, so the array's chunks cannot be read")
 
 
 def arrays(store: Place) -> Iterator[Array]:
@@ -145,14 +143,13 @@ def arrays(store: Place) -> Iterator[Array]:
 
 def array_paths(store: Place) -> list[str]:
     """Paths of every array of a store that has a metadata document which is not a group's."""
-    found = set()
+    found, store = set(), inside(store)
     for folder, folders, names in walk(store):
         if "c" in folders:
             folders.remove("c")  # chunks: no documents below
-        if METADATA in names or UNFINISHED in names:
-            document = folder / (UNFINISHED if UNFINISHED in names else METADATA)
-            if not _is_group(document):
-                found.add(folder.relative_to(store).as_posix())
+        documents = [folder / name for name in (UNFINISHED, METADATA) if name in names]
+        if documents and not _is_group(documents[0]):
+            found.add(folder.relative_to(store).as_posix())
     return sorted(found)
 
 
@@ -218,14 +215,14 @@ def file_checksum(path: Place) -> str:
 
 def small_files(store: Place, group: str = "") -> list[Place]:
     """Files of a group that no receipt covers: metadata documents, and the chunks of coordinates."""
-    found = []
-    for here, folders, names in walk(store / group if group else store):
+    found, root = [], inside(store)
+    for here, folders, names in walk(root / group if group else root):
         documents = [here / name for name in names if name == METADATA]
         found += documents
         if "c" in folders:
             folders.remove("c")
         if documents and not _is_group(documents[0]):
-            array = read_array(store, here.relative_to(store).as_posix())
+            array = read_array(store, here.relative_to(root).as_posix())
             if array.is_coordinate:
                 chunks = here / "c"
                 found += [chunks] if chunks.is_file() else sorted(p for p in chunks.rglob("*") if p.is_file())

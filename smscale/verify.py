@@ -26,17 +26,16 @@ from smscale import store, store_inspection
 from smscale.errors import SmscaleError, StoreError
 from smscale.places import Place, Unreachable, folder_to_read
 from smscale.receipts import Receipts, Written, rank, read_receipts, stages
+from smscale.run_record import ending, read_records
 from smscale.store_inspection import Array
 from smscale.workspace import Workspace, remove
 
-#: Stores of a workspace that a run fills.
-STORES = ("cube.zarr", "maps.zarr")
 #: Blocks that are read at the same time: decoding releases the interpreter, reading waits for the disk.
 THREADS = min(8, os.cpu_count() or 1)
 #: Coordinates that tell cells and steps apart: each value is there once, in order.
 ORDERED = ("time", "lat", "lon", "x", "y", "year")
-#: The station table, of one block.
-STATIONS = "cube.zarr/stations/"
+#: The station table in the cube, of one block.
+STATIONS = "stations/"
 
 
 @dataclass(frozen=True)
@@ -160,13 +159,27 @@ def verify(workspace: Workspace, progress: bool = False, threads: int = THREADS)
             bytes_read += size
             defects += [defect] if defect else []
             bar.update()
+    defects += _lost_commits(workspace)
     loose, unverified = _without_receipt(workspace, receipts)
     beside, count = _files(workspace)
     defects += loose + beside
     defects.sort(key=lambda d: (rank(d.stage), d.where, d.region))
     unfinished = [s for s in stages(workspace) if workspace.finished(s) is None]
     notes = [f"stage {stage} is not finished: only what it wrote so far was checked" for stage in unfinished]
+    runs = read_records(workspace.root)
+    if runs and runs[-1]["state"] != "finished":
+        notes.append(f"the last run, {runs[-1]['id']}, {ending(runs[-1])}")
     return Verification(workspace.root, len(todo), bytes_read, count, tuple(defects), tuple(unverified), tuple(notes))
+
+
+def _lost_commits(workspace: Workspace) -> Iterator[Defect]:
+    """Stages whose commit the store's history does not hold: what they made is not what readers see."""
+    held = {name: {one["snapshot"] for one in store.history(workspace.root / name)} for name in workspace.stores}
+    for stage in stages(workspace):
+        for name, snapshot in ((workspace.finished(stage) or {}).get("commits") or {}).items():
+            if snapshot not in held.get(name, ()):
+                what = f"its history holds no commit {snapshot}: it was put back, or another repository lies here"
+                yield Defect("layout", name, what, stage=stage)
 
 
 def _in_threads(
@@ -223,7 +236,7 @@ def _layouts(workspace: Workspace, receipts: Receipts) -> tuple[dict[tuple[str, 
             (w.stage for (n, p), ws in by_array.items() for w in ws if n == name and group in _above(p)), key=rank
         )
         document = "/".join(part for part in (name, group, store.METADATA) if part)
-        if workspace.finished(stage) is not None and not (workspace.root / document).is_file():
+        if workspace.finished(stage) is not None and not workspace.file(document).is_file():
             where = document.removesuffix(f"/{store.METADATA}")
             defects.append(
                 Defect(
@@ -297,7 +310,7 @@ def _without_receipt(workspace: Workspace, receipts: Receipts) -> tuple[list[Def
         covered[written.store, written.array] += math.prod(stop - start for start, stop in written.region)
     defects, unverified, coordinates = [], [], 0
     sealed = _sealed(workspace)
-    for name in STORES:
+    for name in workspace.stores:
         for path in store_inspection.array_paths(workspace.root / name):
             where = f"{name}/{path}"
             try:
@@ -325,9 +338,13 @@ def _without_receipt(workspace: Workspace, receipts: Receipts) -> tuple[list[Def
 
 def _of_no_receipt(where: str, wrong: str, stage: str) -> Defect:
     """A defect of what a stage laid out; the station table is one block's, made anew with its coordinates."""
-    if where.startswith(STATIONS):
-        return Defect("unreadable", where, wrong, (STATIONS.rstrip("/"),), stage, "stations")
+    if _of_stations(where):
+        return Defect("unreadable", where, wrong, (where.rpartition("/")[0],), stage, "stations")
     return Defect("layout", where, wrong, stage=stage)
+
+
+def _of_stations(where: str) -> bool:
+    return where.partition("/")[2].startswith(STATIONS)
 
 
 def _loose(layout: Array) -> str:
@@ -358,7 +375,7 @@ def _sealed(workspace: Workspace) -> set[str]:
 
 def _stage_of(name: str, path: str) -> str:
     """The stage that lays out an array of which no block tells."""
-    return "downscale" if name == "maps.zarr" else "ingest"
+    return "downscale" if name.startswith("maps.") else "ingest"
 
 
 # -- files beside the arrays --------------------------------------------------------------------
@@ -378,7 +395,7 @@ def _files(workspace: Workspace) -> tuple[list[Defect], int]:
             if path not in told and (wrong := _wrong(path, check)):
                 told.add(path)
                 name = _relative(workspace, path)
-                kind = "layout" if name.startswith(tuple(f"{s}/" for s in STORES)) else "file"
+                kind = "layout" if name.startswith(tuple(f"{s}/" for s in workspace.stores)) else "file"
                 defects.append(Defect(kind, name, wrong, (name,), stage))
     return defects, count
 
@@ -400,7 +417,7 @@ def _expected(
         yield workspace.report / "index.html", _page
         yield workspace.report / "metrics.json", _json
     for name, checksum in (report.get("files") or {}).items():
-        yield workspace.root / name, lambda path, wanted=checksum: _same(path, wanted)  # type: ignore[misc]
+        yield workspace.file(name), lambda path, wanted=checksum: _same(path, wanted)  # type: ignore[misc]
 
 
 def _wrong(path: Place, check: Callable[[Place], str]) -> str:
@@ -486,7 +503,7 @@ def repair(workspace: Workspace, found: Verification) -> Repair:
 def _to_redo(receipts: Receipts, defects: list[Defect]) -> dict[tuple[str, str], str]:
     """(stage, block) -> record of what must be done again: the damaged ones, and later ones that wrote over what those write."""
     redo = {(w.stage, w.key): w.record for defect in defects for w in defect.written}
-    redo |= {(d.stage, d.key): f"{d.key}.json" for d in defects if d.where.startswith(STATIONS)}
+    redo |= {(d.stage, d.key): f"{d.key}.json" for d in defects if _of_stations(d.where)}
     replaced = {w.where: w for w in receipts.holding}
     by_block: dict[tuple[str, str], list[Written]] = {}
     for written in (*receipts.holding, *receipts.superseded):

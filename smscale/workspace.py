@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,9 @@ import pandas as pd
 import xarray as xr
 
 from smscale import claims, schema, store
-from smscale.errors import StoreError
+from smscale.errors import SmscaleError, StoreError, Unreachable
 from smscale.ledger import Ledger
-from smscale.places import Place, folder_to_write, place, reach, remove, write_text
+from smscale.places import Place, folder_to_write, given, place, reach, remove, write_text
 
 __all__ = ["NEWEST", "OVERPASS", "PRODUCTS", "Workspace", "open_workspace", "remove"]
 
@@ -36,11 +36,26 @@ class Workspace:
 
     @property
     def cube(self) -> Place:
-        return self.root / "cube.zarr"
+        return self.root / f"cube{self._ending}"
 
     @property
     def maps_path(self) -> Place:
-        return self.root / "maps.zarr"
+        return self.root / f"maps{self._ending}"
+
+    @cached_property
+    def _ending(self) -> str:
+        """How the arrays are kept, as the name of the first store tells."""
+        return store.ICECHUNK if (self.root / REPOSITORIES[0]).is_dir() else ".zarr"
+
+    @property
+    def stores(self) -> tuple[str, str]:
+        """Names of what holds the arrays."""
+        return self.cube.name, self.maps_path.name
+
+    def file(self, name: str) -> Place:
+        """A file by its name in the workspace; what lies in a store that is no folder has a name too."""
+        root, _, key = name.partition("/")
+        return store.inside(self.root / root) / key if root in self.stores else self.root / name
 
     @property
     def samples_path(self) -> Place:
@@ -55,11 +70,11 @@ class Workspace:
 
     def model_to_write(self, name: str) -> AbstractContextManager[Path]:
         """A folder of this machine that becomes a model's; its record goes last."""
-        return folder_to_write(self.model(name), last=("model.json",))
+        return _folder_to_write(self.model(name), last=("model.json",))
 
     def report_to_write(self) -> AbstractContextManager[Path]:
         """A folder of this machine that becomes the report's; the page goes last: where it is, the report is whole."""
-        return folder_to_write(self.report, last=("metrics.json", "index.html"))
+        return _folder_to_write(self.report, last=("metrics.json", "index.html"))
 
     def ledger(self, stage: str) -> Ledger:
         return Ledger(self.root / "ledger" / stage)
@@ -70,9 +85,26 @@ class Workspace:
         """The record of a finished stage: its fingerprint and its report."""
         return self._json(self.root / "ledger" / f"{stage}.json")
 
-    def finish(self, stage: str, fingerprint: str, report: Mapping[str, Any]) -> None:
-        """Enter a stage as finished."""
-        record = {"stage": stage, "fingerprint": fingerprint, "report": report}
+    def keep(self, kind: str) -> None:
+        """Keep the arrays as "zarr" or in repositories of "icechunk": these are made now."""
+        self.__dict__["_ending"] = f".{kind}"
+        for path in (self.cube, self.maps_path):
+            store.make(path)
+
+    def commit(self, recipe: str, stage: str, fingerprint: str) -> dict[str, str]:
+        """Make visible what a stage made, where that takes a commit: store -> its name."""
+        claims.require_held()
+        done = {p.name: store.commit(p, recipe, stage, fingerprint) for p in (self.cube, self.maps_path)}
+        return {name: snapshot for name, snapshot in done.items() if snapshot}
+
+    def finish(
+        self, stage: str, fingerprint: str, report: Mapping[str, Any], commits: Mapping[str, str] | None = None
+    ) -> None:
+        """Enter a stage as finished; `commits` are those that made it visible, by store."""
+        claims.require_held()
+        record: dict[str, Any] = {"stage": stage, "fingerprint": fingerprint, "report": report}
+        if commits := commits or (self.finished(stage) or {}).get("commits"):
+            record["commits"] = commits
         write_text(self.root / "ledger" / f"{stage}.json", json.dumps(record, indent=1))
 
     def begin(self, stage: str, fingerprint: str) -> bool:
@@ -94,6 +126,7 @@ class Workspace:
 
     def unfinish(self, stage: str) -> None:
         """Forget that a stage is finished; its blocks stay."""
+        claims.require_held()
         (self.root / "ledger" / f"{stage}.json").unlink(missing_ok=True)
 
     def forget(self, stage: str) -> None:
@@ -102,10 +135,13 @@ class Workspace:
         (self.root / "ledger" / f"{stage}.prepared.json").unlink(missing_ok=True)
         for name in PRODUCTS.get(stage, ()):
             remove(self.root / name)
+        if stage == "downscale":
+            store.drop(self.maps_path)
         self.ledger(stage).forget()
 
     def prepared(self, stage: str, fingerprint: str, base: str = "") -> None:
         """Enter that a stage's empty arrays stand: an interrupted stage goes on from here."""
+        claims.require_held()
         record = {"fingerprint": fingerprint, "base": base}
         write_text(self.root / "ledger" / f"{stage}.prepared.json", json.dumps(record))
 
@@ -117,23 +153,31 @@ class Workspace:
             return None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, say: Callable[[str], Any] = lambda text: None) -> Iterator[None]:
         """Hold the workspace: a second run is refused. The claim ends with the process, however it ends (`claims`)."""
-        with claims.held(self.root):
+        made = isinstance(self.root, Path) and not self.root.exists()
+        with claims.held(self.root, say):
             try:
                 yield
-            finally:
-                self._leave_nothing()
+            except Unreachable:
+                raise  # nothing could be removed, and that would be known late
+            except BaseException:
+                with suppress(OSError, SmscaleError):  # what happened is what is told
+                    claims.require_held()
+                    self._leave_nothing(made)
+                raise
 
-    def _leave_nothing(self) -> None:
-        """Remove a workspace in which nothing was begun: a run that was refused leaves no claim behind."""
+    def _leave_nothing(self, made: bool) -> None:
+        """Remove a workspace in which nothing was begun, its folder too if it was `made` for that: a run that was refused leaves no claim behind."""
         ledger = self.root / "ledger"
-        if {p.name for p in self.root.glob("*")} <= {".lock", "ledger"}:
+        if {p.name for p in self.root.glob("*")} <= {".lock", "ledger", *REPOSITORIES}:
             if ledger.is_dir() and {p.name for p in ledger.glob("*")} <= {"recipe.json"}:
-                remove(ledger)
+                for path in (*(self.root / name for name in REPOSITORIES), ledger):
+                    remove(path)
             if isinstance(self.root, Path) and not ledger.exists():
                 (self.root / ".lock").unlink(missing_ok=True)
-                self.root.rmdir()
+                if made:
+                    self.root.rmdir()
 
     # -- contents -------------------------------------------------------------------------------
 
@@ -217,6 +261,9 @@ class Workspace:
 #: Group of the overpass cube, and of its newest days, which join it when they fill a shard.
 OVERPASS, NEWEST = "fine/overpass", "fine/overpass_newest"
 
+#: Stores that are kept by Icechunk.
+REPOSITORIES = (f"cube{store.ICECHUNK}", f"maps{store.ICECHUNK}")
+
 #: What each stage leaves beside the cube, in the order in which it goes: what makes the rest look finished goes first.
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "match": ("samples.parquet", "samples.csv"),
@@ -224,6 +271,13 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
     "downscale": ("maps.zarr/zarr.json", "maps.zarr"),
     "evaluate": ("report/index.html", "report/metrics.json", "report/figures"),
 }
+
+
+@contextmanager
+def _folder_to_write(folder: Place, last: Sequence[str]) -> Iterator[Path]:
+    with folder_to_write(folder, last) as here:
+        yield here
+        claims.require_held()  # it may have taken long
 
 
 def open_workspace(workspace: str | Path) -> Workspace:
@@ -234,7 +288,7 @@ def open_workspace(workspace: str | Path) -> Workspace:
     StoreError
         if it holds no run, or if the object store does not answer.
     """
-    found = Workspace.at(workspace)
+    found = Workspace.at(given(workspace))
     reach(found.root)
     _ = found.recipe
     return found

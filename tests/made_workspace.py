@@ -79,12 +79,14 @@ def fill(workspace: Workspace) -> int:
         workspace.finish(stage, stage, {"final": "gda_kriging"})
     store.publish(workspace.cube, "fine/overpass")
     store.publish(workspace.maps_path, "")
+    workspace.commit("made", "fuse", "fuse")
     return did
 
 
-def make(root: Path) -> Workspace:
+def make(root: Path, kind: str = "zarr") -> Workspace:
     """The workspace, finished."""
     workspace = Workspace(root)
+    workspace.keep(kind)
     (root / "ledger").mkdir(parents=True)
     (root / "ledger" / "recipe.json").write_text(json.dumps({"name": "made", "title": "By hand", "models": {}}))
     coords = {**STEPS.coords, **schema.grid_coords(GRID)}

@@ -3,28 +3,33 @@
 import json
 import os
 import shutil
+import time
 from argparse import ArgumentParser
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from matplotlib.axes import Axes
 
-from smscale.bench import choose, chunks, engines, measure, tables
+from smscale.bench import choose, chunks, engines, measure, tables, turns
 from smscale.bench.choose import Measured, left_in, recommend, slow_downs
 from smscale.bench.chunk_report import Tried
 from smscale.bench.commands import add_bench
+from smscale.bench.map_trials import PATTERNS as MAP_PATTERNS
 from smscale.bench.measure import Cost
-from smscale.bench.overpass_values import LST_STEP, write_values
+from smscale.bench.overpass_values import LST_STEP, write_maps, write_values
 from smscale.bench.packing import PACKINGS
+from smscale.bench.regions import DAY
 from smscale.bench.strategies import Strategy, fitted, layouts, of_chunks
-from smscale.bench.trials import DAY, PATTERNS, Trial
+from smscale.bench.trials import PATTERNS, Trial
 from smscale.config import Chunks
 from smscale.errors import InputError, RecipeError, SmscaleError
+from smscale.evaluate.bench_figures import PATTERNS as PATTERNS_SHOWN
 from smscale.evaluate.bench_figures import chunk_figure
-from smscale.evaluate.bench_figures import slow_downs as figure_slow_downs
 from smscale.grid import Grid
 
 SIZE = (20, 23, 31, 2)
@@ -47,12 +52,14 @@ VARIANTS = [
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bench") / "values.npy"
     write_values(path, Grid.latlon(100, 30, 100.31, 30.23), SIZE[0])
+    write_maps(path.with_name("maps.npy"), path)
     return path
 
 
 def trial(source: Path, folder: Path, layout: str = "sharded", variant: tuple[str, str, str] = OURS) -> Trial:
     engine, codec, packing = variant
-    return Trial(Strategy("s", *LAYOUTS[layout], codec, packing, engine), source, folder / "s", (8, 10, 20))
+    strategy = Strategy("s", *LAYOUTS[layout], codec, packing, engine)
+    return Trial(strategy, source, folder / "s", (8, 10, 20), source.with_name("maps.npy"))
 
 
 # -- the values ---------------------------------------------------------------------------------------
@@ -82,6 +89,15 @@ def test_a_packing_changes_values_by_no_more_than_it_says(packing) -> None:
     assert np.nanmax(np.abs(back.astype(np.float64) - values)) <= packing.error
 
 
+def test_a_map_has_values_where_lst_has_and_the_last_bits_of_a_model(source: Path) -> None:
+    maps, lst = np.load(source.with_name("maps.npy")), np.load(source)[..., :1]
+    assert (maps.shape, maps.dtype) == (lst.shape, np.float32)
+    np.testing.assert_array_equal(np.isnan(maps), np.isnan(lst))
+    seen = maps[np.isfinite(maps)]
+    assert -0.2 < seen.min() < seen.max() < 0.8
+    assert np.unique(seen).size > 0.99 * seen.size  # nothing that a codec could count
+
+
 def test_int16_loses_nothing_of_modis_own_steps(source: Path) -> None:
     values = np.load(source)
     packing = PACKINGS["int16"]
@@ -109,13 +125,13 @@ def test_every_engine_gives_back_what_it_wrote(source: Path, tmp_path: Path, lay
 
 @pytest.mark.parametrize("strategy", layouts(SIZE), ids=lambda s: s.name)
 def test_every_named_layout_serves_every_pattern(source: Path, tmp_path: Path, strategy: Strategy) -> None:
-    tried = Trial(strategy, source, tmp_path / "s", (8, 10, 20))
+    tried = Trial(strategy, source, tmp_path / "s", (64, 300, 300), source.with_name("maps.npy"))
     tried.write()
     values, array = np.load(source), tried.opened()
     moved = {}
     for pattern in PATTERNS:
         moved[pattern] = tried.run(pattern, 1).moved
-        for region in tried.regions(pattern, 1) if pattern != "append" else ():
+        for region in tried.regions(pattern, 1) if pattern != "append" and pattern not in MAP_PATTERNS else ():
             np.testing.assert_array_equal(array.read(region), values[region])
     steps, rows, cols, both = SIZE
     assert moved == {
@@ -124,7 +140,33 @@ def test_every_named_layout_serves_every_pattern(source: Path, tmp_path: Path, s
         "upscale": 4 * np.prod(SIZE),
         "inference": 4 * steps * rows * cols,
         "append": 4 * DAY * rows * cols * both,
+        "maps": 8 * steps * rows * cols,
+        "maps day": 8 * DAY * rows * cols,
+        "maps season": 8 * steps,
     }
+
+
+@pytest.mark.parametrize("variant", [OURS, ("zarrs", "zstd", "bitround"), ("tensorstore", "zstd", "none")], ids=str)
+def test_a_map_and_its_status_come_back_as_they_were_whatever_the_cube_loses(
+    source: Path, tmp_path: Path, variant: tuple[str, str, str]
+) -> None:
+    if variant[0] not in ENGINES:
+        pytest.skip(f"no {variant[0]}")
+    tried = trial(source, tmp_path, "sharded", variant)._map_trial
+    tried.write()
+    values = np.load(source.with_name("maps.npy"))
+    whole = tuple(slice(0, n) for n in values.shape)
+    written, status = (array.read(whole) for array in tried.opened())
+    np.testing.assert_array_equal(written, values)
+    np.testing.assert_array_equal(status, np.where(np.isnan(values), 4, 0))  # no LST: 1 << 2
+    assert status.dtype == np.uint32
+    assert {region[0].stop - region[0].start for region in [tried.region("maps day", n) for n in range(5)]} == {DAY}
+    assert tried.region("maps season", 1)[0] == slice(0, SIZE[0])
+
+
+def test_where_no_block_fits_neither_inference_nor_maps_are_asked_for(source: Path, tmp_path: Path) -> None:
+    tried = Trial(Strategy("s", *LAYOUTS["sharded"]), source, tmp_path, None, source.with_name("maps.npy"))
+    assert set(PATTERNS) - set(tried.patterns) == {"inference", *MAP_PATTERNS}
 
 
 @pytest.mark.parametrize("pattern", ["upscale", "inference"])
@@ -176,10 +218,45 @@ def test_what_a_recipe_would_say_is_the_same_layout() -> None:
             assert (held.chunk, held.shard) == (strategy.chunk, strategy.shard)
 
 
+def in_cache(path: Path) -> bool:
+    """Whether the system holds a file's first bytes in its page cache: a read that may not wait for the disk gets them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.preadv(handle, [bytearray(1000)], 0, os.RWF_NOWAIT) == 1000
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+
+
 def test_pages_leave_the_cache_and_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    path = tmp_path / "folder" / "a"
+    path.parent.mkdir()
+    path.write_bytes(b"x" * 100_000)
+    try:
+        held = in_cache(path)
+    except (AttributeError, OSError) as error:
+        pytest.skip(f"this system does not tell what its page cache holds: {error}")
+    assert held
     measure.out_of_cache(tmp_path)
-    assert measure.files_and_bytes(tmp_path) == (1, 100_000)
+    if in_cache(path):
+        pytest.skip(f"{tmp_path} lies on a file system that is memory")
+    assert path.read_bytes() == b"x" * 100_000
+    assert in_cache(path)  # which shows that the cache was asked
+
+
+@pytest.mark.parametrize("what", ["write", "maps", "append"])
+def test_what_is_written_is_on_the_disk_when_the_clock_stops(
+    source: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(measure, "write_out", lambda folder: seen.append(folder) or time.sleep(0.2) or 0)
+    tried = trial(source, tmp_path)
+    cost = tried.write() if what == "write" else tried.run(what, 0)
+    assert [p.relative_to(tmp_path / "s").as_posix() for p in seen] == [
+        {"write": "cube.zarr", "maps": "maps", "append": "newest"}[what]
+    ]
+    assert cost.seconds > 0.2
 
 
 def test_memory_is_what_a_call_gains_at_its_peak() -> None:
@@ -195,8 +272,16 @@ def test_memory_is_what_a_call_gains_at_its_peak() -> None:
 # -- the rules ----------------------------------------------------------------------------------------
 
 
-def measured(name: str, *seconds: float | None, files: float = 10, size: int = 100, **more: bool) -> Measured:
-    return Measured(name, dict(zip(choose.WEIGHTS, seconds, strict=True)), files, size, **more)
+def measured(
+    name: str,
+    *seconds: float | None,
+    maps: tuple[float, float, float] = (1, 1, 1),
+    files: float = 10,
+    size: int = 100,
+    **more: bool,
+) -> Measured:
+    """`seconds` of the patterns of the cube, in the order of `WEIGHTS`, and of those of maps."""
+    return Measured(name, dict(zip(choose.WEIGHTS, (*seconds, *maps), strict=True)), files, size, **more)
 
 
 def test_a_screen_leaves_in_what_is_better_by_the_margin() -> None:
@@ -208,16 +293,36 @@ def test_a_screen_leaves_in_what_is_better_by_the_margin() -> None:
 
 
 def test_the_least_weighted_mean_of_slow_downs_is_recommended() -> None:
-    # map and append twice as slow (weights 1 and 1), the passes twice as quick (2 and 2)
+    # map and append twice as slow (weights 1 and 1), the passes twice as quick (2 and 2); of 14
     slow_maps, slow_passes = measured("a", 2, 1, 1, 1, 2), measured("b", 1, 1, 2, 2, 1)
     found = slow_downs([slow_maps, slow_passes])
-    assert found["a"]["mean"] == pytest.approx(2 ** (2 / 7))
-    assert found["b"]["mean"] == pytest.approx(2 ** (4 / 7))
+    assert found["a"]["mean"] == pytest.approx(2 ** (2 / 14))
+    assert found["b"]["mean"] == pytest.approx(2 ** (4 / 14))
     choice = recommend([slow_maps, slow_passes])
     assert choice is not None
     assert choice.name == "a"
     assert "season, upscale, inference" in choice.reason
     assert not choice.keeps_own
+
+
+def test_half_of_what_counts_are_the_maps() -> None:
+    cube, maps = measured("cube", 2, 2, 2, 2, 2), measured("maps", 1, 1, 1, 1, 1, maps=(2, 2, 2))
+    found = slow_downs([cube, maps])
+    assert found["cube"]["mean"] == pytest.approx(found["maps"]["mean"]) == pytest.approx(2**0.5)
+    slower = measured("slower", 1.5, 1.5, 1.5, 1.5, 1.5, maps=(2, 2, 2))
+    choice = recommend([slower, measured("quick maps", 2, 2, 2, 2, 2)], "slower")
+    assert choice is not None
+    assert choice.name == "quick maps"
+
+
+def test_what_loses_values_may_take_less_than_the_best_and_what_does_not_serve_all_has_no_mean() -> None:
+    lossy, part = measured("lossy", 1, 1, 1, 1, 1, lossless=False), measured("part", 1, 2, 2, None, 2)
+    found = slow_downs([measured("plain", 2, 2, 2, 2, 2, maps=(2, 2, 2)), lossy, part])
+    assert found["lossy"]["mean"] == pytest.approx(0.5)
+    assert found["plain"] == dict.fromkeys([*choose.WEIGHTS, "mean"], pytest.approx(1))
+    assert (found["part"]["map"], found["part"]["season"]) == (0.5, 1)
+    assert "inference" not in found["part"]
+    assert "mean" not in found["part"]
 
 
 def test_the_best_of_a_pattern_does_not_change_the_order() -> None:
@@ -255,7 +360,8 @@ def test_what_no_recipe_can_ask_for_may_be_best_beyond() -> None:
 
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.95, "own"), (0.85, "other")])
 def test_own_chunks_stay_unless_others_are_better_by_the_margin(seconds: float, chosen: str) -> None:
-    choice = recommend([measured("own", 1, 1, 1, 1, 1), measured("other", *[seconds] * 5)], "own")
+    other = measured("other", *[seconds] * 5, maps=(seconds,) * 3)
+    choice = recommend([measured("own", 1, 1, 1, 1, 1), other], "own")
     assert choice is not None
     assert (choice.name, choice.keeps_own) == (chosen, chosen == "own")
 
@@ -292,7 +398,8 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "_process", lambda: ThreadPoolExecutor(1))
+    for module in (chunks, turns):
+        monkeypatch.setattr(module, "process", lambda: ThreadPoolExecutor(1))
 
 
 @pytest.mark.usefixtures("in_threads")
@@ -324,13 +431,44 @@ def test_a_recipe_is_measured_and_its_chunks_are_judged(
     assert (tmp_path / "out/chunks.csv").read_text().splitlines()[0].startswith("strategy,chunk,shard,codec")
     assert (tmp_path / "out/chunks.md").read_text().count("\n") == len(names) + 2
     assert (tmp_path / "out/chunks.png").read_bytes()[:4] == b"\x89PNG"
-    assert all(row["files"] and row["MB"] > 0 and row["map ms"] > 0 and row["slow-down"] >= 1 for row in report.rows)
+    assert all(row["files"] and row["MB"] > 0 and row["map ms"] > 0 and row["maps MB/s"] > 0 for row in report.rows)
+    lossless = [t.strategy.lossless for t in report.tried]
+    assert min(row["slow-down"] for row, whole in zip(report.rows, lossless, strict=True) if whole) >= 1
 
 
 def test_a_strategy_has_a_process_on_one_core() -> None:
-    with chunks._process() as process:
+    with turns.process() as process:
         assert process.submit(os.getpid).result() != os.getpid()
         assert len(process.submit(os.sched_getaffinity, 0).result()) == 1
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_all_are_written_and_out_of_the_cache_before_one_is_read_and_turns_begin_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str]] = []
+    cost = Cost(1.0, 1.0, 1, 1, 1)
+
+    class Told(Trial):
+        def write(self) -> Cost:
+            return seen.append((self.strategy.name, "write")) or cost
+
+        def run(self, pattern: str, turn: int) -> Cost:
+            return seen.append((self.strategy.name, pattern)) or cost
+
+    monkeypatch.setattr(measure, "out_of_cache", lambda folder: seen.append((folder.name, "out")))
+    names = "abcd"
+    trials = [Told(Strategy(n, (1, 1, 1, 1), None), tmp_path, tmp_path / n, (1, 1, 1), tmp_path) for n in names]
+    turns.in_turns([(t, "") for t in trials], 2)
+    assert [name for name, what in seen if what == "write"] == list("abcdcdab")
+    assert [name for name, what in seen if what == "map"] == list("abcdcdab")
+    each = seen[len(names) : len(seen[len(names) :]) // 2 + len(names)]  # the first turn, less what warms up
+    written, emptied = (
+        [i for i, (_, what) in enumerate(each) if what in some] for some in (("write", "maps"), ("out",))
+    )
+    read = [i for i, (_, what) in enumerate(each) if what not in ("write", "maps", "out")]
+    assert max(written) < min(emptied) < max(emptied) < min(read)
+    assert (len(written), len(emptied), len(read)) == (8, 4, 4 * (len(PATTERNS) - 1))
 
 
 def test_a_layout_whose_block_fits_no_worker_is_told(recipe: Path) -> None:
@@ -430,8 +568,25 @@ def test_tables_say_the_same_in_three_forms() -> None:
     assert tables.as_csv(rows).splitlines()[1] == "a,1234.5,3,True,"
 
 
-def test_the_figure_has_ratios_to_the_best_of_each_pattern(tmp_path: Path) -> None:
-    np.testing.assert_allclose(figure_slow_downs([2.0, None, 4.0], less=True), [1, np.nan, 2])
-    np.testing.assert_allclose(figure_slow_downs([100.0, 400.0], less=False), [4, 1])
+def test_the_figure_shows_the_ratios_that_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, list[float]] = {}
+    plot = Axes.plot
+
+    def kept(axes: Axes, x: Any, *given: Any, **style: Any) -> Any:
+        shown[style["label"]] = list(x)
+        return plot(axes, x, *given, **style)
+
+    monkeypatch.setattr(Axes, "plot", kept)
+    every = [measured("a", 2, 1, 1, 1, 1), measured("b", 1, 1, 1, None, 1, maps=(1, 3, 1))]
+    rows = [{"strategy": name, "MB": 1.0, "files": 2, "MiB": 3.0} for name in ("a *", "b")]
+    chunk_figure(rows, slow_downs(every), tmp_path / "chunks.png", "a")
+    assert {label for label, *_ in PATTERNS_SHOWN.values()} == set(shown)
+    assert shown["cube: a day"] == [1, 0.5]
+    np.testing.assert_array_equal(shown["inference pass"], [1, np.nan])
+    assert shown["map of a day"] == [1, 3]
+    assert set(PATTERNS_SHOWN) == set(choose.WEIGHTS) == set(PATTERNS)
+
+
+def test_the_figure_needs_a_strategy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
-        chunk_figure([], tmp_path / "none.png")
+        chunk_figure([], {}, tmp_path / "none.png")

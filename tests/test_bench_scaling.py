@@ -1,16 +1,19 @@
 """`smscale bench scaling`: cases, what a row says, and the pass itself on a tiny season."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from smscale import cluster
+from smscale import blocks, cluster
 from smscale.bench import scaling
-from smscale.bench.scaling import Case, Counters, Pass, Report
+from smscale.bench.scaling_report import Case, Counters, Pass, Report
+from smscale.block_plan import Plan
 from smscale.blocks import Task
 from smscale.evaluate.bench_figures import scaling_figure
 
@@ -53,6 +56,13 @@ def test_shorter_blocks_cover_the_same_cells() -> None:
     assert len({t.key for t in short.tasks}) == 6
 
 
+@pytest.mark.parametrize(("steps", "shape"), [(64, (32, 300, 300)), (20, (20, 300, 300))])
+def test_blocks_are_as_long_as_a_whole_season_has_them(steps: int, shape: tuple[int, int, int]) -> None:
+    short = Plan((steps, 600, 900), (8, 300, 300), 1, 2, 3)
+    assert scaling._as_of_a_season(short).shape == shape
+    assert scaling._as_of_a_season(replace(short, sizes=(99, 600, 900), shape=(48, 300, 300))).shape == (48, 300, 300)
+
+
 def made(case: Case, seconds: float) -> Pass:
     return Pass(seconds, Counters(1.5 * case.workers, 3_000, 8_000_000), Counters(0.02 * seconds, 1_000))
 
@@ -72,6 +82,37 @@ def test_rows_say_speed_up_efficiency_and_load() -> None:
     assert two["messages MB"] == pytest.approx(0.004)
     assert two["kB a block"] == pytest.approx(0.5)
     assert "speed-up" in report.text
+
+
+def test_one_worker_does_not_always_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    @contextmanager
+    def warm(count: int, task: Task) -> Iterator[int]:
+        yield count
+
+    def once(case: Case, client: Any, folder: Path) -> Pass:
+        assert case.workers == client
+        seen.append((case.kind, client))
+        return made(case, 1.0)
+
+    monkeypatch.setattr(scaling, "_warm", warm)
+    monkeypatch.setattr(scaling, "_pass", once)
+    passes = scaling._passes(scaling._cases(tasks(4), [1, 2], 8, quick=True), [1, 2], 3, tmp_path, lambda text: None)
+    assert [count for kind, count in seen if kind == "strong"] == [1, 2, 2, 1, 1, 2]
+    assert {len(found) for found in passes.values()} == {3}
+
+
+def test_what_passes_before_wrote_is_on_the_disk_when_one_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(os, "sync", lambda: done.append("sync"))
+    monkeypatch.setattr(scaling, "_workers", lambda client: Counters())
+    monkeypatch.setattr(scaling, "_scheduler", lambda client: Counters())
+    monkeypatch.setattr(blocks, "run", lambda *given, **more: done.append("run"))
+    scaling._pass(Case("strong", "8x5x4", 1, tuple(tasks(2))), None, tmp_path)
+    assert done == ["sync", "run"]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tqdm.std import tqdm as std_tqdm
 from smscale import blocks, cluster
 from smscale.blocks import Ledger, Task
 from smscale.errors import InputError, RecipeError, StoreError, TaskError
+from smscale.progress import Part, Unwatched
 
 
 def square(x: int, folder: str = "") -> dict[str, int]:
@@ -161,10 +162,20 @@ def test_disk_that_is_full_for_a_moment_stops_nothing(tmp_path: Path, workers: C
 def test_block_that_fails_again_and_again_is_named_and_others_stay_done(tmp_path: Path, workers: Client | None) -> None:
     ledger = Ledger(tmp_path / "ledger")
     bad = Task("bad/block", fail_at_first, (7, str(tmp_path), 99, "device"))
+    parts: list[Part] = []
+
+    class Watching(Unwatched):
+        def ends(self, part: Part) -> None:
+            parts.append(part)
+
     with pytest.raises(TaskError, match=r"block bad/block failed 3 times: OSError.* Input/output error") as told:
-        blocks.run([*tasks(5, tmp_path), bad], ledger, workers, progress=False)
+        blocks.run([*tasks(5, tmp_path), bad], ledger, workers, progress=False, watch=Watching())
     assert "\n" not in str(told.value)
     assert finished(ledger) == {f"n/{i}" for i in range(5)}
+    (part,) = parts
+    assert (part.done, part.failed, part.here) == (5, 1, workers is None)
+    assert part.failures == [("bad/block", "OSError: [Errno 5] Input/output error")]
+    assert part.peak > 50e6 or not Path("/proc/self/status").exists()
 
 
 def test_disk_that_stays_full_is_told_with_its_path_after_the_tries(tmp_path: Path, workers: Client | None) -> None:

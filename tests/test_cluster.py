@@ -1,5 +1,6 @@
 """Profiles are read strictly; what is not there, or not as the profile says, is one line within its time-outs."""
 
+import os
 import re
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,13 +19,14 @@ import yaml
 from dask_here import Dask, dask_here
 from distributed import Security
 
-from smscale import cli, cluster
-from smscale.cluster import certificates, kubernetes, local, profile, slurm
+from smscale import cli, cluster, owners
+from smscale.cluster import batch, certificates, kubernetes, local, profile, slurm
 from smscale.cluster.profile import Slurm, Tls
 from smscale.cluster.start import Need
 from smscale.errors import RecipeError, StoreError
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+PACKAGED = Path(cluster.__file__).parent / "manifests" / "daskcluster.yaml"
 
 
 def refusal(where: str | Path, memory: str = "700MiB", workers: int | None = 1) -> str:
@@ -90,6 +93,8 @@ def test_profile_of_the_user_goes_before_the_one_of_the_package(
         ({"kind": "slurm", "groups": {"gpu": {"worker": 1}}}, "unknown key groups.gpu.worker; did you mean"),
         ({"kind": "slurm", "groups": {"cpu": {}}}, "key groups: found 'cpu'"),
         ({"kind": "slurm", "memory": "lots"}, "key memory: found 'lots', expected a size, as 4GiB"),
+        ({"kind": "slurm", "port": 70_000}, "key port: found 70000, expected 1 to 65535"),
+        ({"kind": "slurm", "local_folder": "/a b"}, "key local_folder: found '/a b', expected a path of plain letters"),
         ({"kind": "address"}, "key address is missing; expected text"),
         ({"kind": "address", "address": "http://x:80"}, "expected tcp://host:port or tls://host:port"),
         ({"kind": "address", "address": "tcp://x:1", "tls": {"ca": "a", "cert": "b", "key": "c"}}, "expected tls://host"),
@@ -102,7 +107,10 @@ def test_wrong_profile_is_one_line(write: Callable[..., Path], values: dict[str,
     assert expected in str(told.value)
 
 
-@pytest.mark.parametrize("where", ["clowd", "nowhere.yaml", "tcp://host", "tls://:8786", "tcp://host:0", "../slurm"])
+@pytest.mark.parametrize(
+    "where",
+    ["clowd", "nowhere.yaml", "tcp://host", "tls://:8786", "tcp://host:0", "tcp://host:65536", "../slurm", "tcp://a..b:8786", f"tcp://{70 * 'a'}:8786"],
+)  # fmt: skip
 def test_place_that_is_none_is_one_line_before_anything_else(where: str) -> None:
     with pytest.raises(RecipeError) as told, cluster.when_needed(where, 1, "1GiB"):
         pass
@@ -292,7 +300,13 @@ def test_certificates_that_make_no_sense_are_refused(tmp_path: Path, monkeypatch
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="certificates cannot be written"):
         certificates.make(tmp_path / "file" / "x")
+    (tmp_path / "openssl").write_text("#!/bin/sh\nexec /bin/sleep 5\n")
+    (tmp_path / "openssl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(certificates, "OPENSSL_SECONDS", 0.1)
+    with pytest.raises(RecipeError, match="openssl req did not end within"):
+        certificates.make(tmp_path)
+    (tmp_path / "openssl").unlink()
     with pytest.raises(RecipeError, match="the command openssl is not on PATH"):
         certificates.make(tmp_path)
 
@@ -323,6 +337,7 @@ class Queue:
     def __init__(self) -> None:
         self.jobs: dict[str, str] = {}
         self.submitted: list[str] = []
+        self.silent: set[str] = set()  # commands that do their work, and answer too late
 
     def __call__(self, command: list[str], given: str | None = None) -> "subprocess.CompletedProcess[str]":
         out = ""
@@ -331,10 +346,13 @@ class Queue:
             self.jobs[out := str(len(self.submitted))] = "RUNNING|None"
         elif command[0] == "squeue":
             out = "\n".join(f"{job}|{state}" for job, state in self.jobs.items())
-        else:
+        elif command[1].startswith("--name=smscale-"):
+            self.jobs.clear()
+        elif "scancel" not in self.silent:
             for job in command[1:]:
                 self.jobs.pop(job, None)
-        return subprocess.CompletedProcess(command, 0, out, "")
+        silent = command[0] in self.silent
+        return subprocess.CompletedProcess(command, int(silent), "" if silent else out, "no answer" if silent else "")
 
 
 @pytest.fixture
@@ -388,6 +406,107 @@ def test_jobs_that_are_not_needed_are_given_back_and_asked_for_again(
     jobs._look()
     assert set(queue.jobs) == {"1", "4", "5"}
     jobs.close()
+
+
+def test_job_of_which_slurm_did_not_tell_the_number_is_cancelled_and_asked_for_again_later(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "SHORT_SECONDS", 60)
+    jobs = jobs_of(tmp_path, 2, 2)
+    jobs.scheduler.workers["a"] = 1
+    for slot in jobs.slots:
+        slot.since = -1e9
+    queue.jobs.clear()
+    queue.silent = {"sbatch"}
+    jobs._look()
+    assert set(queue.jobs) == {"3", "4"}, "both were asked for, though the first had no answer"
+    assert jobs.trouble.endswith("sbatch refuses the job: no answer")
+    queue.silent = set()
+    jobs._look()
+    assert not queue.jobs, "whose they are nobody knows; and it is too early for others"
+    for slot in jobs.slots:
+        slot.again = 0
+    jobs._look()
+    assert set(queue.jobs) == {"5", "6"}
+    queue.silent = {"sbatch"}
+    queue(["sbatch"])
+    jobs.close()
+    assert not queue.jobs
+
+
+def test_job_that_could_not_be_given_back_is_still_known(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = jobs_of(tmp_path, 1, 2)
+    jobs.scheduler.workers["a"] = 1
+    monkeypatch.setattr(slurm, "IDLE_SECONDS", -1)
+    queue.silent = {"scancel"}
+    jobs._look()
+    assert [slot.job for slot in jobs.slots] == ["1", "2"]
+    queue.silent = set()
+    jobs._look()
+    assert set(queue.jobs) == {"1"}
+    jobs.close()
+
+
+def test_jobs_are_looked_after_whatever_happens(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.01)
+    looks: list[str] = []
+
+    def look(self: slurm._Jobs) -> None:
+        looks.append("")
+        if len(looks) == 1:
+            raise ValueError("squeue said what nobody expects")
+
+    monkeypatch.setattr(slurm._Jobs, "_look", look)
+    jobs = jobs_of(tmp_path, 1, 1)
+    until = time.monotonic() + 10
+    while len(looks) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert jobs.thread.is_alive()
+    jobs.close()
+    assert len(looks) >= 3
+
+
+def test_keys_of_a_run_let_nobody_else_in_and_those_of_killed_runs_go(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    others = {"live": f"{owners.machine()}-{os.getppid()}", "elsewhere": f"{'0' * 16}-{ended.pid}"}
+    gone, old = tmp_path / f"tls-{owners.machine()}-{ended.pid}-ab", tmp_path / "tls-old"
+    kept = {tmp_path / f"tls-{owner}-ab" for owner in others.values()}
+    for folder in (gone, old, *kept):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    made = Slurm(path=str(tmp_path / "p.yaml"))
+    with slurm._security(made, tmp_path) as security:
+        assert security is not None
+        (own,) = set(tmp_path.glob("tls-*")) - kept
+        assert {path.name for path in own.iterdir()} == {"ca.pem", "host.pem", "host.key"}
+    assert set(tmp_path.glob("tls-*")) == kept
+
+
+RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("allocation", "expected"),
+    [
+        ({}, ""),
+        ({"MEM_PER_CPU": "4096", "CPUS_ON_NODE": "1"}, ""),
+        ({"MEM_PER_CPU": "2500", "CPUS_ON_NODE": "1"}, "the first node gives 2500M, 1 worker of .* the scheduler and the run need 3328M: sbatch --mem-per-cpu=3328M"),
+        ({"MEM_PER_CPU": "2500", "CPUS_ON_NODE": "4", "TASKS_PER_NODE": "4(x2),1"}, ""),
+        ({"MEM_PER_CPU": "1000", "CPUS_ON_NODE": "9", "TASKS_PER_NODE": "1"}, "a task gets 1000M, .* needs 1792M"),
+        ({"MEM_PER_NODE": "8000", "CPUS_ON_NODE": "8", "TASKS_PER_NODE": "8"}, "the first node gives 8000M, 8 workers"),
+    ],
+)  # fmt: skip
+def test_allocation_that_does_not_hold_the_workers_is_refused(allocation: dict[str, str], expected: str) -> None:
+    told = {f"SLURM_{name}": value for name, value in allocation.items()}
+    ask = partial(batch.worker_memory, RECIPE, ["resources.memory_per_worker=1.5GiB"], told)
+    if not expected:
+        assert ask() == "1.5GiB"
+        return
+    with pytest.raises(RecipeError, match=expected):
+        ask()
 
 
 def test_script_of_a_job_says_what_the_profile_and_the_recipe_ask_for(
@@ -451,15 +570,36 @@ def test_manifest_gets_the_number_and_memory_of_the_recipe() -> None:
     assert arguments[-2:] == ["--nthreads=1", "--memory-limit=1.5GiB"]
 
 
+class There:
+    """A DaskCluster that a server holds."""
+
+    def __init__(self, made: dict[str, Any]) -> None:
+        self.metadata, self.deleted = made["metadata"], False
+
+    def delete(self) -> None:
+        self.deleted = True
+
+    def exists(self) -> bool:
+        return not self.deleted
+
+
 class Kube:
     """Stands for dask-kubernetes' cluster: keeps what it was asked for, and is a scheduler that runs here."""
 
     asked: dict[str, Any]
     address: str
     did: list[Any]
+    there: dict[str, There]
+    fault: Exception | None
 
     def __init__(self, **asked: Any) -> None:
         type(self).asked, type(self).did = asked, []
+        name = asked["custom_cluster_spec"]["metadata"]["name"]
+        if name in self.there:
+            raise ValueError(f"Cluster {name} already exists")
+        self.there[name] = There(asked["custom_cluster_spec"])
+        if self.fault is not None:
+            raise self.fault
         self.scheduler_address, self.status, self.security = self.address, None, None
 
     def adapt(self, minimum: int, maximum: int) -> None:
@@ -472,31 +612,90 @@ class Kube:
         self.did.append("closed")
 
 
-def test_kubernetes_cluster_is_made_used_and_ended(
-    here: Dask, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = ModuleType("dask_kubernetes.operator.kubecluster.kubecluster")
+@pytest.fixture
+def kube(here: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Kube]]:
+    """dask-kubernetes and kr8s, as far as they are used, with a server that holds DaskClusters by name."""
+    modules = {
+        name: ModuleType(name) for name in ("dask_kubernetes.operator.kubecluster.kubecluster", "kr8s", "kr8s.objects")
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+    class NotFoundError(Exception):
+        pass
+
+    def get(name: str, namespace: str | None) -> There:
+        if name not in Kube.there:
+            raise NotFoundError
+        return Kube.there[name]
+
     mode = type("CreateMode", (), {"CREATE_ONLY": "create only"})
-    vars(there).update(KubeCluster=Kube, CreateMode=mode, reap_clusters=lambda: None)
-    monkeypatch.setitem(sys.modules, there.__name__, there)
-    monkeypatch.setitem(sys.modules, "kr8s", ModuleType("kr8s"))
-    sys.modules["kr8s"].api = lambda: type("Api", (), {"version": lambda self: {}})()  # type: ignore[attr-defined]
+    kubecluster, kr8s, objects = modules.values()
+    vars(kubecluster).update(KubeCluster=Kube, CreateMode=mode, reap_clusters=lambda: None)
+    vars(kr8s).update(api=lambda: type("Api", (), {"version": lambda self: {}})(), NotFoundError=NotFoundError)
+    vars(objects).update(new_class=lambda kind, version: SimpleNamespace(get=get))
     (tmp_path / "config").touch()
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr(kubernetes, "END_SECONDS", 2.0)
     scheduler = here.scheduler()
-    worker, Kube.address = here.worker(scheduler), scheduler.address
-    both = [path.read_text() for path in (DEPLOY / "kubernetes" / f"{n}.yaml" for n in ("cluster", "gpu-workers"))]
-    (tmp_path / "both.yaml").write_text("\n---\n".join(both))
-    place = write(kind="kubernetes", manifest="both.yaml", workers={"min": 1, "max": 5}, cluster="night", namespace="n")
-    with cluster.connect(str(place), 3, "1GiB") as client:
-        assert client.submit(int, 7).result() == 7
+    worker, Kube.address, Kube.there, Kube.fault = here.worker(scheduler), scheduler.address, {}, None
+    yield Kube
     here.end(worker)
     here.end(scheduler)
+
+
+def test_kubernetes_cluster_is_made_used_and_ended(
+    kube: type[Kube], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    both = [path.read_text() for path in (DEPLOY / "kubernetes" / f"{n}.yaml" for n in ("cluster", "gpu-workers"))]
+    (tmp_path / "both.yaml").write_text("\n---\n".join(both))
+    place = write(
+        kind="kubernetes", manifest="both.yaml", workers={"min": 1, "max": 5}, cluster="night", namespace="n",
+        lost_timeout="123s",
+    )  # fmt: skip
+    with cluster.connect(str(place), 3, "1GiB") as client:
+        assert client.submit(int, 7).result() == 7
+        assert client._timeout == 123, "it looks so long for a scheduler that went away"
     assert Kube.asked["custom_cluster_spec"]["metadata"]["name"] == "night"
     assert (Kube.asked["namespace"], Kube.asked["create_mode"]) == ("n", "create only")
     service = Kube.asked["custom_cluster_spec"]["spec"]["scheduler"]["service"]
     assert service["selector"]["dask.org/cluster-name"] == "night"
     assert Kube.did == [("smscale-gpu", 1), (1, 5), "closed"]
+    assert Kube.there["night"].deleted
+
+
+@pytest.mark.parametrize("fault", ["it fails", "nothing comes", "it is interrupted"])
+def test_kubernetes_cluster_that_did_not_come_up_in_time_is_deleted(
+    kube: type[Kube], write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    place = write(kind="kubernetes", manifest=str(PACKAGED), start_timeout="0.5s")
+    if fault == "it fails":
+        kube.fault = TimeoutError("no scheduler pod")
+    elif fault == "nothing comes":
+        begin = kube.__init__
+        monkeypatch.setattr(kube, "__init__", lambda self, **asked: (begin(self, **asked), time.sleep(2))[0])
+    else:
+        monkeypatch.setattr(kube, "add_worker_group", lambda *a, **k: 1 / 0)
+    with pytest.raises(BaseException), cluster.connect(str(place), 3, "1GiB"):  # noqa: B017
+        raise KeyboardInterrupt
+    assert [one.deleted for one in kube.there.values()] == [True]
+
+
+def test_kubernetes_cluster_of_another_run_stays(kube: type[Kube], write: Callable[..., Path]) -> None:
+    other = There({"metadata": {"name": "night", "annotations": {kubernetes.RUN: "another"}}})
+    kube.there["night"] = other
+    told = refusal(write(kind="kubernetes", manifest=str(PACKAGED), cluster="night"))
+    assert "Kubernetes says ValueError: Cluster night already exists" in told
+    assert not other.deleted
+
+
+def test_kubernetes_cluster_that_stays_is_told(
+    kube: type[Kube], write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(There, "exists", lambda self: True)
+    monkeypatch.setattr(kubernetes, "END_SECONDS", 0.3)
+    told = refusal(write(kind="kubernetes", manifest=str(PACKAGED), cluster="night"))
+    assert "DaskCluster night may still be there (kubectl delete daskcluster night)" in told
 
 
 def test_dask_goes_on_where_a_cluster_has_ended(tmp_path):

@@ -3,8 +3,10 @@
 import copy
 import importlib.util
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -172,6 +174,20 @@ def test_image_is_pinned_and_not_root() -> None:
     installs = [line for line in lines if "pip install" in line and "'." in line]
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
+    assert "--extra-index-url" not in "".join(lines), "a package of the same name there would be taken"
+    for name in ("build-cpu", "build-cuda"):
+        stage = lines[lines.index(f"FROM needs AS {name}") :]
+        assert stage.index("COPY smscale ./smscale") > stage.index(
+            next(line for line in stage if "--constraint" in line)
+        )
+
+
+def test_job_goes_on_after_what_may_pass_and_a_busy_scheduler_is_not_ended() -> None:
+    held = {one.values[0]["kind"]: one.values[0] for one in DOCUMENTS[:-1]}
+    rules = held["Job"]["spec"]["podFailurePolicy"]["rules"]
+    assert [rule["action"] for rule in rules] == ["Ignore"], "exit code 2 is also that of a store that does not answer"
+    alive = held["DaskCluster"]["spec"]["scheduler"]["spec"]["containers"][0]["livenessProbe"]
+    assert alive["timeoutSeconds"] * alive["failureThreshold"] >= 60
 
 
 def test_batch_script_is_bash_and_says_what_it_lacks() -> None:
@@ -179,6 +195,30 @@ def test_batch_script_is_bash_and_says_what_it_lacks() -> None:
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("run.sbatch: give a recipe")
+
+
+def test_batch_script_refuses_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    own = {"SMSCALE_PYTHON": sys.executable, "SMSCALE_FOLDER": str(tmp_path / "own"), "SLURM_JOB_ID": "7"}
+    small = {"SLURM_MEM_PER_CPU": "1000", "SLURM_CPUS_ON_NODE": "1"}
+    recipe = Path(__file__).parent / "recipes" / "tiny.yaml"
+    done = subprocess.run(
+        ["bash", DEPLOY / "slurm" / "run.sbatch", recipe, "--set", "resources.memory_per_worker=1.5GiB"],
+        env={**os.environ, **own, **small},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith("need 3328M: sbatch --mem-per-cpu=3328M, or fewer tasks on a node\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", [DEPLOY / "slurm" / "run.sbatch", DEPLOY / "README.md"], ids=lambda path: path.name)
+def test_what_is_not_encrypted_is_for_its_own_machine_alone(text: Path) -> None:
+    lines = text.read_text()
+    starts = len(re.findall(r"dask[ _.]scheduler -|dask[ _.]worker (?:-|tls)", lines))
+    assert starts >= 2
+    assert len(re.findall(r"no_pages\[@\]|\$pages", lines)) == starts
+    assert "--no-dashboard --dashboard-address 127.0.0.1:0" in lines
 
 
 def test_readme_names_only_what_is_there() -> None:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dask
+import numpy as np
 import pytest
 from dask_here import Dask, dask_here
 from distributed import Client
+from tqdm import tqdm
 
 from smscale import blocks
 from smscale.blocks import Ledger, Task
 from smscale.errors import RecipeError, TaskError
+from smscale.models.search import trials
 
 DONE = {f"{x}": x for x in range(60)}
 
@@ -134,3 +137,40 @@ def test_worker_of_another_version_that_joins_later_is_refused(
         pytest.raises(RecipeError, match=r"worker tcp://.* has smscale 0.0.1, this process .*: install the same there"),
     ):
         blocks.run(tasks(), ledger, client, progress=False)
+
+
+def slow_sum(rows: np.ndarray) -> float:
+    time.sleep(0.5)
+    return float(rows.sum())
+
+
+def test_search_whose_rows_went_with_their_worker_is_sent_again(here: Dask) -> None:
+    scheduler = here.scheduler()
+    worker = here.worker(scheduler)
+
+    def replace() -> None:
+        time.sleep(0.3)
+        here.end(worker)
+        here.worker(scheduler)
+
+    with Client(scheduler.address) as client, tqdm(disable=True) as bar:
+        threading.Thread(target=replace, daemon=True).start()
+        assert trials._on(client, {"rows": np.arange(3.0), "fit": (slow_sum, "rows")}, ["fit"], bar) == [3.0]
+
+
+def test_search_that_no_worker_comes_back_to_is_one_line(here: Dask) -> None:
+    scheduler = here.scheduler()
+    worker = here.worker(scheduler)
+
+    def end() -> None:
+        time.sleep(0.3)
+        here.end(worker)
+
+    with (
+        Client(scheduler.address) as client,
+        tqdm(disable=True) as bar,
+        dask.config.set({"smscale.lost-timeout": 0.3}),
+    ):
+        threading.Thread(target=end, daemon=True).start()
+        with pytest.raises(TaskError, match=r"the search lost, .*: no worker is left, and none came within 0.3 s;"):
+            trials._on(client, {"rows": np.arange(3.0), "fit": (slow_sum, "rows")}, ["fit"], bar)

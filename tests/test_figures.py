@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from smscale.errors import InputError
-from smscale.evaluate import canvas, figures
+from smscale.evaluate import canvas, figures, map_figures
 from smscale.evaluate.palette import SOURCES, colour_of, label_of
 from smscale.evaluate.scores import correlations, score_table
 from smscale.grid import Grid
@@ -181,7 +181,7 @@ def test_maps_without_panels_are_refused(tmp_path):
 
 def test_density_integrates_to_one_and_equals_the_normal():
     values = np.random.default_rng(0).normal(0.25, 0.05, 20000)
-    x, y = figures._density(values, 0.0, 0.5)
+    x, y = map_figures._density(values, 0.0, 0.5)
     assert y.sum() * (x[1] - x[0]) == pytest.approx(1.0, abs=1e-6)
     normal = np.exp(-0.5 * ((x - 0.25) / 0.05) ** 2) / (0.05 * np.sqrt(2 * np.pi))
     # sampling noise and the kernel's own smoothing: a few percent of the peak, 7.98
@@ -190,7 +190,7 @@ def test_density_integrates_to_one_and_equals_the_normal():
 
 def test_lone_values_have_no_neighbour():
     nan = np.nan
-    assert figures._lone(np.array([1, nan, 2, 3, nan, nan, 4])).tolist() == [
+    assert map_figures._lone(np.array([1, nan, 2, 3, nan, nan, 4])).tolist() == [
         True,
         False,
         False,

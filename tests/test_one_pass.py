@@ -82,7 +82,7 @@ def test_any_window_is_fused_alike(
     merge = Merge(run, layout, plan_of(run.recipe, layout), run.upstream("downscale"))
     kept: dict[str, np.ndarray] = {}
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write", lambda url, group, name, where, values: kept.__setitem__(name, values) or {})
+        patch.setattr(store, "write", lambda url, group, name, where, values: kept.update({name: values.copy()}) or {})
         merge_block(merge.merging(run.report("fuse")), layout.grid.window(*region[1:]), region)
     assert {*FUSED, "status", "gda_kriging_variance"} <= set(kept)
     for name, values in kept.items():

@@ -453,6 +453,12 @@ def test_status_counts_in_metrics_are_those_of_the_maps(opened: Workspace) -> No
             assert counts.get(str(flag.name).lower(), 0) == np.count_nonzero(bits & np.uint32(flag)), (name, flag)
 
 
+def test_held_out_stations_do_not_pass_for_silent_ones(opened: Workspace) -> None:
+    fusion = opened.metrics["fusion"]
+    assert fusion["held_out_stations"] > 0
+    assert {way["left_out"]["stations_silent"] for way in fusion["fields"].values()} == {0}
+
+
 def test_report_page_has_its_figures_and_names_what_was_left_out(tiny_run: Path, opened: Workspace) -> None:
     page = (tiny_run / "report" / "index.html").read_text()
     figures = re.findall(r'src="([^"]+)"', page)

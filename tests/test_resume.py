@@ -1,170 +1,21 @@
 """A run killed at any moment, started again, ends with the bytes of the run that nobody disturbed."""
 
 import json
-import multiprocessing
 import os
 import random
-import re
-import signal
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-import xarray as xr
+from lives import STAGES, Life, arguments_of, differing
+from whole import assert_only_whole_things_show, assert_product_files_are_whole
 
-import smscale
 from smscale import cli, config, pipeline, store
 from smscale.errors import SmscaleError
-from smscale.models import load_model
 from smscale.workspace import Workspace
-
-STAGES = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
-GROUPS = ("fine/overpass", "fine/eight_day", "fine/sixteen_day", "fine/static", "fine/land_cover", "coarse", "stations")
-#: Longest wait for a stage to show progress, on a machine that does much else.
-PATIENCE_SECONDS = 240
-
-
-#: Makes processes that have imported everything already: most of a short life would be imports.
-NURSERY = multiprocessing.get_context("forkserver")
-NURSERY.set_forkserver_preload(
-    [
-        "smscale.cli",
-        "smscale.simulate.run",
-        "smscale.pipeline.ingest",
-        "smscale.pipeline.match",
-        "smscale.pipeline.downscale",
-        "smscale.pipeline.fuse",
-        "smscale.pipeline.evaluate",
-        "smscale.pipeline.drawing",
-        "smscale.pipeline.surroundings",
-        "smscale.models.zoo",
-        "smscale.models.gabp.lightning",
-        "smscale.models.cnn.lightning",
-        "distributed",
-        "h5py",
-        "matplotlib.backends.backend_agg",
-        "pyhdf.SD",
-        "pytest",
-        "rasterio",
-        "xgboost",
-    ]
-)
-
-
-def arguments_of(recipe: Path, root: Path, cluster: str) -> list[str]:
-    return ["run", str(recipe), "--workspace", str(root), "--quiet", "--cluster", cluster]
-
-
-def live(arguments: list[str], log: Path) -> None:
-    """The command line, as the leader of a session of its own."""
-    os.setsid()
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.exit(cli.main(arguments))
-
-
-class Life:
-    """One process of the command line."""
-
-    def __init__(self, recipe: Path, root: Path, cluster: str, only: str | None = None) -> None:
-        arguments = [*arguments_of(recipe, root, cluster), *(["--only", only] if only else [])]
-        self.log = root.parent / f"{root.name}-{time.monotonic_ns()}.log"
-        self.process = NURSERY.Process(target=live, args=(arguments, self.log))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OMP_NUM_THREADS", "1")  # of the nursery, which starts with the first process
-            self.process.start()
-        assert self.process.pid is not None
-        self.pid = self.process.pid
-
-    def wait_for(self, folder: Path, records: int) -> None:
-        """Until a ledger folder holds so many records."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while len(list(folder.glob("*.json"))) < records:
-            assert self.process.is_alive(), f"ended before it could be killed in {folder}: {self.said}"
-            assert time.monotonic() < end, f"no progress in {folder}: {self.said}"
-            time.sleep(0.005)
-
-    def kill(self, everything: bool = True) -> list[psutil.Process]:
-        """SIGKILL the process and (or not) all that it started; those that it started."""
-        family = psutil.Process(self.pid).children(recursive=True)
-        if everything:
-            os.killpg(self.pid, signal.SIGKILL)
-            for one in family:
-                if one.is_running():
-                    one.kill()
-        else:
-            self.process.kill()
-        assert self.code(30) == -signal.SIGKILL, f"ended before the kill: {self.said}"
-        return family
-
-    def finish(self) -> str:
-        assert self.code(PATIENCE_SECONDS) == 0, self.said
-        return self.said
-
-    def code(self, seconds: float) -> int | None:
-        """The exit code, waited for so long."""
-        self.process.join(seconds)
-        return self.process.exitcode
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text()
-
-
-def differing(a: dict[str, str], b: dict[str, str]) -> list[str]:
-    return [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
-
-
-@cache
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder that nobody writes to."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def assert_only_whole_things_show(root: Path, undisturbed: Path) -> None:
-    """What any reader can see of a killed run is what the undisturbed run has."""
-    for path in (*(f"cube.zarr/{group}" for group in GROUPS), "maps.zarr"):
-        if contents.__wrapped__(root / path) == contents(undisturbed / path):
-            continue  # the same bytes read the same
-        try:
-            seen = xr.open_zarr(root / path, consolidated=False, chunks=None)
-        except (FileNotFoundError, KeyError):
-            continue
-        whole = xr.open_zarr(undisturbed / path, consolidated=False, chunks=None)
-        for name, data in seen.data_vars.items():
-            np.testing.assert_array_equal(data.values, whole[name].values, err_msg=f"{path}/{name}")
-    if not (root / "ledger" / "recipe.json").is_file():
-        return
-    opened = smscale.open(root)
-    for name in ("coarse", "stations", "maps", "land_cover"):
-        with suppress(SmscaleError):
-            assert getattr(opened, name).sizes
-    for name in ("samples.parquet", "samples.csv", "report/metrics.json", "report/index.html"):
-        if (root / name).exists():
-            assert (root / name).read_bytes() == (undisturbed / name).read_bytes(), name
-    for model in (root / "models").glob("[a-z]*"):
-        assert load_model(model).features
-    if (root / "report" / "index.html").exists():
-        for figure in re.findall(r'src="(figures/[^"]+)"', (root / "report" / "index.html").read_text()):
-            assert (root / "report" / figure).read_bytes() == (undisturbed / "report" / figure).read_bytes()
-
-
-def assert_product_files_are_whole(root: Path, undisturbed: Path) -> None:
-    """What a killed simulation shows beside the truth is what the undisturbed one wrote."""
-    for path in (root / "world").rglob("*"):
-        name = path.relative_to(root)
-        if path.is_file() and not any(p.startswith(".") or p in ("ledger", "truth.zarr") for p in name.parts):
-            assert path.read_bytes() == (undisturbed / name).read_bytes(), name
-    with pytest.raises((FileNotFoundError, KeyError)):
-        xr.open_zarr(root / "world" / "truth.zarr", group="fine", consolidated=False)
 
 
 @pytest.mark.slow
@@ -243,11 +94,11 @@ class Death(BaseException):
         ("fuse", (Workspace, "forget"), 1),
         ("fuse", (store, "create"), 1),
         ("fuse", (store, "write"), 5),
-        ("fuse", (store, "_publish"), 4),
+        ("fuse", (store.plain, "_publish"), 4),
         ("fuse", (Workspace, "finish"), 1),
         ("evaluate", (Workspace, "finish"), 1),
         ("match", (Workspace, "forget"), 4),
-        ("match", (store, "_publish"), 2),
+        ("match", (store.plain, "_publish"), 2),
         ("match", (Workspace, "finish"), 1),
     ],
 )

@@ -107,3 +107,35 @@ def test_threads_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
         with threadpool_limits(threads, user_api="blas"):
             fields.append(model.predict_grid(LON, LAT))
     np.testing.assert_array_equal(*fields)
+
+
+@pytest.mark.parametrize("neighbours", [None, 4])
+@pytest.mark.parametrize("model", ["exponential", "gaussian"])
+def test_times_go_where_they_belong_in_a_longer_array(model: str, neighbours: int | None) -> None:
+    """As those of one variogram among steps of two; what is near and what cancels is computed cell by cell."""
+    places, values = stations(40, 20)
+    kriging = Kriging(Variogram(model, 0.002, 80.0, 2e-6), neighbours=neighbours).fit(places, values)
+    lon, lat = LON[:120], LAT[:130]
+    steps = np.delete(np.arange(24), [0, 7, 8, 21])
+    field, variance = (np.full((24, lat.size, lon.size), -9.0, np.float32) for _ in range(2))
+    kriging.fill_steps(field, steps, lon, lat)
+    kriging.fill_variance(variance, steps, lon, lat)
+    np.testing.assert_array_equal(field[steps], kriging.predict_grid(lon, lat))
+    np.testing.assert_array_equal(variance[steps], kriging.variance_grid(lon, lat))
+    others = np.setdiff1d(np.arange(24), steps)
+    assert (field[others] == -9.0).all()
+    assert (variance[others] == -9.0).all()
+
+
+def test_distances_from_nodes_are_kept_for_the_same_points_where_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, values = stations(30, 2)
+    model = Kriging(Variogram("exponential", 0.002, 80.0, 0.0005)).fit(places, values)
+    found = model.predict_grid(LON, LAT)
+    tiles = node_tiles.tiles_of(LON, LAT, model.points_)
+    assert tiles.seen(1, 2) is tiles.seen(1, 2)
+    node_tiles._tiles_of.cache_clear()
+    monkeypatch.setattr(node_tiles, "KEPT", 1000)
+    tiles = node_tiles.tiles_of(LON, LAT, model.points_)
+    assert tiles.seen(1, 2) is not tiles.seen(1, 2)
+    np.testing.assert_array_equal(model.predict_grid(LON, LAT), found)
+    node_tiles._tiles_of.cache_clear()

@@ -38,7 +38,7 @@ def solve_all(root, ways, t):
         keep_posed(root, name, posed)
         for slab in slabs(t):
             solve_slab(str(root), name, slab.start, "")
-    solved._fields_at.cache_clear()
+    solved._KEPT.clear()
     solved._shared.cache_clear()
 
 
@@ -80,6 +80,20 @@ def test_a_block_reads_its_slab_and_solves_nothing(tmp_path, monkeypatch):
     assert read == ["shared.npz", "posed-5.npz", "solved-5.npz"]
 
 
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_a_worker_keeps_what_fits_of_the_slabs_that_tiles_share(most, tmp_path, monkeypatch):
+    solve_all(tmp_path, posed_ways(), 17)
+    monkeypatch.setattr(solved, "KEPT_BYTES", most)
+    parts = [slice(start, start + 4) for start in (0, 4, 8, 12)]
+    first = [fields_at(str(tmp_path), ["gda_kriging"], part, "")["gda_kriging"] for part in parts]
+    again = [fields_at(str(tmp_path), ["gda_kriging"], part, "")["gda_kriging"] for part in reversed(parts)]
+    kept = [one is other for one, other in zip(first, reversed(again), strict=True)]
+    assert kept == ([True] * 4 if most else [False, False, True, True])
+    for one, other in zip(first, reversed(again), strict=True):
+        np.testing.assert_array_equal(one.variance(LON, LAT), other.variance(LON, LAT))
+    assert any(one.nbytes > 5 * one.residuals.nbytes for one in first)  # solved for the variance
+
+
 def test_files_of_a_slab_are_the_same_bytes_each_time(tmp_path):
     ways = posed_ways(systematic="spatial-bias")
     solve_all(tmp_path, ways, 17)
@@ -99,7 +113,7 @@ def test_memory_of_a_block_does_not_grow_with_the_period(tmp_path):
         keep_posed(root, "gra_idw", pose(coords, seen, np.full(seen.shape, 0.22), "ratio", "idw"))
         for slab in slabs(t):
             solve_slab(str(root), "gra_idw", slab.start, "")
-        solved._fields_at.cache_clear()
+        solved._KEPT.clear()
         tracemalloc.start()
         fields_at(str(root), ["gra_idw"], slice(64, 128), "")
         peaks.append(tracemalloc.get_traced_memory()[1])

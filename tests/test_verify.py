@@ -208,6 +208,16 @@ def _noise(path: str, i: int) -> dict[str, object]:
 # -- files beside the arrays --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "result",
+    [{"written": [{"store": "cube.zarr"}]}, {"written": [7]}, {"written": 7}, {"written": [{"store": 7, "array": "a", "region": [], "checksum": ""}]}],
+)  # fmt: skip
+def test_a_ledger_record_with_a_broken_receipt_is_named(made: Workspace, result: object) -> None:
+    path = next(made.ledger("ingest").folder.iterdir())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"result": result}))
+    assert [(d.kind, d.where) for d in verify(made).defects] == [("record", path.relative_to(made.root).as_posix())]
+
+
 def test_samples_and_recorded_files_are_checked(made: Workspace) -> None:
     table = pd.DataFrame({"a": np.arange(5.0)})
     table.to_parquet(made.samples_path)

@@ -9,8 +9,18 @@ from typing import TypeVar
 
 Key = TypeVar("Key")
 
-#: How much each access pattern counts: the two passes that every run makes twice the others.
-WEIGHTS = {"map": 1.0, "season": 1.0, "upscale": 2.0, "inference": 2.0, "append": 1.0}
+#: How much each access pattern counts: half of it those of the cube, among them the two passes that every run makes twice the
+#: others; half those of the maps, which have the same chunks and are most of a workspace's bytes: written by every run, read by people.
+WEIGHTS = {
+    "map": 1.0,
+    "season": 1.0,
+    "upscale": 2.0,
+    "inference": 2.0,
+    "append": 1.0,
+    "maps": 3.0,
+    "maps day": 2.0,
+    "maps season": 2.0,
+}
 #: Files that a GB of values may have: fewer than a MB each, and copying, listing and object stores pay for every one.
 MOST_FILES = 1000
 #: A strategy may take so many times the bytes of the smallest.
@@ -63,16 +73,16 @@ class Choice:
 def slow_downs(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
     """How many times as long as the best each strategy takes, by pattern, and under "mean" their weighted geometric mean.
 
-    The best is that of the strategies that lose no value; which of two strategies has the lesser mean does not depend on it.
-    Strategies that cannot serve every pattern are left out.
+    The best is that of the strategies that lose no value and serve every pattern: one that loses some may take less. Which of two
+    strategies has the lesser mean does not depend on it. Only a strategy that serves every pattern has a mean.
     """
-    serve = {m.name: _seconds(m) for m in measured if _serves(m)}
-    best = {p: min((_seconds(m)[p] for m in measured if _serves(m) and m.lossless), default=1.0) for p in WEIGHTS}
-    found = {name: {p: seconds[p] / best[p] for p in WEIGHTS} for name, seconds in serve.items()}
-    return {
-        name: {**ratios, "mean": _geometric_mean(list(ratios.values()), list(WEIGHTS.values()))}
-        for name, ratios in found.items()
-    }
+    whole = [_seconds(m) for m in measured if _serves(m) and m.lossless]
+    best = {p: min((seconds[p] for seconds in whole), default=1.0) for p in WEIGHTS}
+    found = {m.name: {p: s / best[p] for p, s in _seconds(m).items()} for m in measured}
+    for m in measured:
+        if _serves(m):
+            found[m.name]["mean"] = _geometric_mean([found[m.name][p] for p in WEIGHTS], list(WEIGHTS.values()))
+    return found
 
 
 def recommend(measured: Sequence[Measured], own: str = "", settable: bool = True) -> Choice | None:
@@ -101,8 +111,8 @@ def _serves(m: Measured) -> bool:
 
 
 def _seconds(m: Measured) -> dict[str, float]:
-    """By pattern, of a strategy that serves all of them; no less than a clock tells."""
-    return {p: max(float(m.seconds[p] or 0), 1e-9) for p in WEIGHTS}
+    """By pattern that it serves; no less than a clock tells."""
+    return {p: max(s, 1e-9) for p in WEIGHTS if (s := m.seconds.get(p)) is not None}
 
 
 def _excluded(measured: Sequence[Measured], settable: bool) -> dict[str, str]:

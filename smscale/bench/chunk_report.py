@@ -14,19 +14,26 @@ from typing import Any
 from smscale.bench import choose, tables
 from smscale.bench.choose import Choice, Measured
 from smscale.bench.measure import Cost
+from smscale.bench.regions import DAY
 from smscale.bench.screen import Screened
 from smscale.bench.strategies import Shape, Strategy
-from smscale.bench.trials import DAY, PATTERNS
+from smscale.bench.trials import PATTERNS
 
 COLD = (
-    "Every pattern begins with the cube's files written out and dropped from the system's page cache (posix_fadvise); directories stay "
-    "known, and the disk may have a cache of its own. Each strategy runs in a process of its own, all on one core, in turns; medians."
+    "Writing ends when the files are on the disk (fsync). Reading begins when every strategy is written, its files dropped from the system's "
+    "page cache (posix_fadvise); directories stay known, and the disk may have a cache of its own. Each strategy runs in a process of its "
+    "own, all on one core, in turns that begin each with another; medians."
 )
+
+#: Columns that the terminal shows together.
+WHOLE = ("chunk", "shard", "codec", "engine", "files", "MB", "MiB", "slow-down", "of CPU")
+CUBE = ("write MB/s", "map ms", "season ms", "upscale MB/s", "inference MB/s", "append ms")
+MAP = ("maps MB/s", "maps day ms", "maps season ms")
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A strategy and the costs of its turns, by pattern and "write"; files and bytes of the cube, why no block fits."""
+    """A strategy and the costs of its turns, by pattern and "write"; files and bytes of cube and map, why no block fits."""
 
     strategy: Strategy
     costs: dict[str, list[Cost]]
@@ -70,8 +77,8 @@ class Report:
 
     @property
     def values(self) -> int:
-        """Bytes of the values."""
-        return math.prod(self.size) * 4
+        """Bytes of the values: of the cube's two variables, of a map and of its status."""
+        return 2 * math.prod(self.size) * 4
 
     def measured(self, cpu: bool = False) -> list[Measured]:
         """What the rule asks of each strategy."""
@@ -120,6 +127,9 @@ class Report:
                     "upscale MB/s": t.rate("upscale"),
                     "inference MB/s": t.rate("inference"),
                     "append ms": ms["append"],
+                    "maps MB/s": t.rate("maps"),
+                    "maps day ms": ms["maps day"],
+                    "maps season ms": ms["maps season"],
                     "MiB": t.peak / 2**20,
                     "slow-down": ratios.get(s.name, {}).get("mean"),
                     "of CPU": of_cpu.get(s.name, {}).get("mean"),
@@ -131,20 +141,26 @@ class Report:
     def text(self) -> str:
         """All of it for a terminal."""
         parts = [
-            f"{self.name}: {_spelled(self.size)} (time, lat, lon, variable), {self.values / 1e6:.0f} MB of values\n"
+            f"{self.name}: {_spelled(self.size)} (time, lat, lon, variable) and a map, {self.values / 1e6:.0f} MB of values\n"
             f"{', '.join(f'{k} {v}' for k, v in self.machine.items())}\n{COLD}",
             f"Screen on one tile, in CPU seconds: mean ratio: geometric mean of bytes, write, read and season against ours; under {1 - choose.MARGIN:.1f} the best stays in\n"
             f"{tables.text(self.screened.rows)}",
             f"Strategies ({self.repeats} turns; * the recipe's own; MB/s of values; MiB that one read or write gains;\n"
             f"slow-down: weighted geometric mean of the times against the best of each pattern, weights {_weights()};\n"
             f"of CPU: the same of CPU seconds, which other work on the machine disturbs less)\n"
-            f"{tables.text(self.rows)}",
-            "\n".join(f"  {name:10} {what}" for name, what in PATTERNS.items()),
+            f"{tables.text(self._columns(WHOLE))}",
+            f"of the cube\n{tables.text(self._columns(CUBE))}",
+            f"of a map and its status\n{tables.text(self._columns(MAP))}",
+            "\n".join(f"  {name:11} {what}" for name, what in PATTERNS.items()),
             "\n".join(self.conclusions),
         ]
         if self.absent:
             parts.append(f"not installed, so not measured: {', '.join(self.absent)}")
         return "\n\n".join(parts) + "\n"
+
+    def _columns(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The table's first column and some others: all of them are too wide for a terminal."""
+        return [{name: row[name] for name in ("strategy", *names)} for row in self.rows]
 
     @property
     def conclusions(self) -> list[str]:
@@ -192,7 +208,8 @@ def keep(report: Report, folder: Path) -> None:
     (folder / "chunks.md").write_text(tables.markdown(report.rows))
     (folder / "chunks.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     (folder / "chunks.txt").write_text(report.text)
-    chunk_figure(report.rows, folder / "chunks.png", chosen=report.choice.name if report.choice else "")
+    chosen = report.choice.name if report.choice else ""
+    chunk_figure(report.rows, choose.slow_downs(report.measured()), folder / "chunks.png", chosen)
 
 
 def _weights() -> str:

@@ -1,25 +1,23 @@
-"""`smscale bench chunks`: the overpass cube under several named layouts, and which of them a recipe should ask for."""
+"""`smscale bench chunks`: the overpass cube and a map under several named layouts, and which of them a recipe should ask for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from smscale import config
-from smscale.bench import engines, measure, season_cube, tables
-from smscale.bench.chunk_report import Report, Tried, keep
-from smscale.bench.measure import Cost, files_and_bytes
-from smscale.bench.overpass_values import write_values
+from smscale.bench import engines, season_cube, tables
+from smscale.bench.chunk_report import Report, keep
+from smscale.bench.overpass_values import write_maps, write_values
+from smscale.bench.regions import DAY
 from smscale.bench.scratch import scratch_folder, writable
 from smscale.bench.screen import screen
 from smscale.bench.strategies import Shape, Strategy, layouts, of_chunks
-from smscale.bench.trials import DAY, PATTERNS, Trial
+from smscale.bench.trials import Trial
+from smscale.bench.turns import in_turns, process
 from smscale.config import Recipe
 from smscale.errors import RecipeError
 from smscale.pipeline import with_region
@@ -34,6 +32,8 @@ SHAPE, QUICK = (64, 600, 900), (16, 300, 300)
 REPEATS, QUICK_REPEATS = 3, 1
 #: Of the bytes of values, what a strategy takes on disk at most: 15 % are valid.
 SHARE_ON_DISK = 0.3
+#: Files of the values: the cube's, and a map's.
+VALUES, MAPS = "values.npy", "maps.npy"
 #: Strategies that the screen may add.
 LEFT_IN = 2
 #: The recipes' own chunks, and memory of a worker, for a made cube.
@@ -72,23 +72,36 @@ def bench_chunks(
     size = _size(layout, quick)
     own, strategies = _strategies(asked, size)
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
-    values = math.prod(size) * 4
+    values = 1.5 * math.prod(size) * 4  # of the cube, and of a map
     with scratch_folder(folder, values * (1 + SHARE_ON_DISK * (len(strategies) + LEFT_IN))) as made:
         say(f"makes {values / 1e6:.0f} MB of values\n")
-        source = made / "values.npy"
-        write_values(source, layout.grid.window(slice(0, size[1]), slice(0, size[2])), size[0])
+        _make(made, layout, size)
         say("screens codecs, packings and engines\n")
-        (made / "screen").mkdir()
-        with _process() as process:
-            screened = process.submit(screen, source, made / "screen", 2 * repeats - 1).result()
-        results = _try([*strategies, *screened.strategies(size)], asked, layout, source, made, repeats, say)
-    _, _, absent = engines.installed()
-    title = asked.name if recipe else "a made cube"
-    report = Report(title, size, own, repeats, screened, results, absent, tables.machine(PACKAGES))
+        with process() as one:
+            screened = one.submit(screen, made / VALUES, made / "screen", 2 * repeats - 1).result()
+        tried = in_turns(_trials([*strategies, *screened.strategies(size)], asked, layout, made), repeats, say)
+    title, absent = asked.name if recipe else "a made cube", engines.installed()[2]
+    report = Report(title, size, own, repeats, screened, tried, absent, tables.machine(PACKAGES))
     if target:
         keep(report, target)
         say(f"table and figure in {target}\n")
     return report
+
+
+def _make(folder: Path, layout: Layout, size: Shape) -> None:
+    """What is written and read."""
+    write_values(folder / VALUES, layout.grid.window(slice(0, size[1]), slice(0, size[2])), size[0])
+    write_maps(folder / MAPS, folder / VALUES)
+    (folder / "screen").mkdir()
+
+
+def _trials(
+    strategies: Sequence[Strategy], recipe: Recipe, layout: Layout, folder: Path
+) -> Iterator[tuple[Trial, str]]:
+    """Each strategy in a folder of its own; and why no block of it fits a worker."""
+    for i, strategy in enumerate(strategies):
+        block, refused = block_of(strategy, recipe, layout)
+        yield Trial(strategy, folder / VALUES, folder / f"s{i}", block, folder / MAPS), refused
 
 
 def _strategies(recipe: Recipe, size: Shape) -> tuple[str, list[Strategy]]:
@@ -118,42 +131,6 @@ def _size(layout: Layout, quick: bool) -> Shape:
     return steps, rows, cols, 2
 
 
-def _try(
-    strategies: Sequence[Strategy],
-    recipe: Recipe,
-    layout: Layout,
-    source: Path,
-    folder: Path,
-    repeats: int,
-    say: Say,
-) -> list[Tried]:
-    """Every strategy in a process of its own; they take turns, pattern by pattern."""
-    with ExitStack() as stack:
-        running = []
-        for i, strategy in enumerate(strategies):
-            block, refused = block_of(strategy, recipe, layout)
-            trial = Trial(strategy, source, folder / f"s{i}", block)
-            costs: dict[str, list[Cost]] = {name: [] for name in ("write", *trial.patterns)}
-            process = stack.enter_context(_process())
-            running.append((trial, Tried(strategy, costs, 0, 0, refused), process))
-        for trial, _, process in running:
-            process.submit(trial.run, "append", 0).result()  # what a process does the first time is not measured
-        for turn in range(repeats):
-            say(f"turn {turn + 1} of {repeats}: writes and reads {len(strategies)} strategies\n")
-            for trial, tried, process in running:
-                tried.costs["write"].append(process.submit(trial.write).result())
-            for pattern in PATTERNS:
-                for trial, tried, process in running:
-                    if pattern in trial.patterns:
-                        tried.costs[pattern].append(process.submit(trial.run, pattern, turn).result())
-        return [_counted(tried, trial.path) for trial, tried, _ in running]
-
-
-def _counted(tried: Tried, path: Path) -> Tried:
-    files, size = files_and_bytes(path)
-    return replace(tried, files=files, size=size)
-
-
 def block_of(strategy: Strategy, recipe: Recipe, layout: Layout) -> tuple[tuple[int, int, int] | None, str]:
     """Steps, rows and columns of the blocks of `downscale` under a strategy; or None, and why none fits a worker."""
     names = ("time", "lat", "lon")
@@ -162,8 +139,3 @@ def block_of(strategy: Strategy, recipe: Recipe, layout: Layout) -> tuple[tuple[
         return plan_of(recipe, replace(layout, chunks=chunks, shards=shards)).shape, ""
     except RecipeError as error:
         return None, str(error)
-
-
-def _process() -> ProcessPoolExecutor:
-    """A process of its own, begun anew, on one core."""
-    return ProcessPoolExecutor(1, get_context("spawn"), measure.on_one_core)

@@ -135,11 +135,12 @@ def installed() -> tuple[list[str], list[str], list[str]]:
     return codecs, engines, [name for name in (*CODECS, *ENGINES) if name not in (*codecs, *engines)]
 
 
-def create(path: Path, strategy: Strategy, size: Shape) -> Array:
-    """Make an empty array of a strategy, and open it with the strategy's engine."""
+def create(path: Path, strategy: Strategy, size: Shape, status: bool = False) -> Array:
+    """Make an empty array of a strategy, of values or of a map's status, and open it with the strategy's engine."""
     packing = PACKINGS[strategy.packing]
+    dtype, fill = ("uint32", 0) if status else (packing.dtype, packing.fill)
     if strategy.engine == OUR_ENGINE:
-        template = xr.Dataset({NAME: (DIMS, store.empty(size, packing.dtype, packing.fill))})
+        template = xr.Dataset({NAME: (DIMS, store.empty(size, dtype, fill))})
         chunks, shards = (dict(zip(DIMS, s or (), strict=False)) for s in (strategy.chunk, strategy.shard))
         store.create(path, "", template, chunks, shards or None)
         store.publish(path, "")
@@ -152,8 +153,8 @@ def create(path: Path, strategy: Strategy, size: Shape) -> Array:
                 shape=size,
                 chunks=strategy.chunk,
                 shards=strategy.shard,
-                dtype=packing.dtype,
-                fill_value=packing.fill,
+                dtype=dtype,
+                fill_value=fill,
                 **settings(),
             )
     return opened(path, strategy)

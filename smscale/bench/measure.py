@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from smscale.progress import forget_peak, used
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,40 @@ def cost_of(steps: Iterable[Callable[[], int]]) -> Cost:
     seconds = cpu = 0.0
     moved = touched = peak = 0
     for call in steps:
-        _forget_peak()
-        held, asked, clock, spent = _resident(), file_bytes(), time.perf_counter(), time.process_time()
+        known = forget_peak()
+        before, clock, spent = used(), time.perf_counter(), time.process_time()
         moved += call()
         seconds += time.perf_counter() - clock
         cpu += time.process_time() - spent
-        touched += file_bytes() - asked
-        peak = max(peak, _peak() - held)
+        after = used().since(before)
+        touched += after.read + after.written
+        peak = max(peak, after.peak - before.peak if known else 0)
     return Cost(seconds, cpu, moved, touched, peak)
+
+
+def write_out(folder: Path) -> int:
+    """Have the system write every file of a folder to its disk; no bytes of values are moved."""
+    for handle in _opened(folder):
+        os.fsync(handle)
+    return 0
 
 
 def out_of_cache(folder: Path) -> None:
     """Write out and drop the pages of every file of a folder from the system's page cache; nothing where it has no such call."""
     if not hasattr(os, "posix_fadvise"):
         return
+    for handle in _opened(folder):
+        os.fsync(handle)  # only what is written out can be dropped
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _opened(folder: Path) -> Iterator[int]:
+    """Every file of a folder, one after another."""
     for path in folder.rglob("*"):
         if path.is_file():
             handle = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(handle)  # only what is written out can be dropped
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+                yield handle
             finally:
                 os.close(handle)
 
@@ -70,33 +84,3 @@ def files_and_bytes(folder: Path) -> tuple[int, int]:
     """How many files a folder holds, and their bytes."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return len(sizes), sum(sizes)
-
-
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def _forget_peak() -> None:
-    """Let the system's peak of this process begin anew (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak() -> int:
-    """Bytes resident at the most since `_forget_peak`; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
-
-
-def file_bytes() -> int:
-    """Bytes that this process has read from and written to files so far."""
-    try:
-        told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    except OSError:
-        return 0
-    return int(told["rchar"]) + int(told["wchar"])

@@ -1,4 +1,4 @@
-"""The values that strategies are tried on: LST in MODIS' steps, its view times, holes where clouds were."""
+"""The values that strategies are tried on: LST in MODIS' steps, its view times, holes where clouds were; and a map made from them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ LST_STEP, VIEW_STEP = 0.02, 0.1
 ACROSS_HOURS, SWATH_DEGREES = 1.6, 21.0
 #: Of the retrieval itself, K: what makes neighbours differ beyond terrain and weather.
 NOISE = 0.3
+#: Of the map: m3 m-3 at 295 K, for each K, and what fills the last bits of a model's float32.
+LEVEL, PER_KELVIN, ROUGHNESS = 0.25, -0.004, 0.01
 
 
 def write_values(path: Path, grid: Grid, steps: int) -> None:
@@ -29,4 +31,14 @@ def write_values(path: Path, grid: Grid, steps: int) -> None:
         view = (13.5 if step % 2 else 1.5) + ACROSS_HOURS * (((x + 7.3 * step) % SWATH_DEGREES) / SWATH_DEGREES - 0.5)
         view = np.where(np.isnan(lst), np.nan, view)
         out[step, ..., 1] = (np.rint(view / VIEW_STEP) * VIEW_STEP).astype(np.float32)
+    out.flush()
+
+
+def write_maps(path: Path, source: Path) -> None:
+    """A NumPy file (steps, lat, lon, 1) float32 of soil moisture, m3 m-3, from a file of `write_values`: NaN where LST is."""
+    lst = np.load(source, mmap_mode="r")[..., 0]
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(*lst.shape, 1))
+    for step, plane in enumerate(lst):
+        rough = np.random.default_rng(step).normal(0, ROUGHNESS, plane.shape)
+        out[step, ..., 0] = LEVEL + PER_KELVIN * (plane - 295) + rough
     out.flush()

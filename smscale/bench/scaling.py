@@ -6,21 +6,23 @@ fresh clusters of so many workers: all of them (strong scaling), or a share of t
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from dask.utils import parse_bytes
 
 from smscale import blocks, cluster
-from smscale.bench import measure, season_cube, tables
+from smscale.bench import season_cube, tables
+from smscale.bench.scaling_report import Case, Counters, Pass, Report, keep
 from smscale.bench.scratch import scratch_folder, writable
+from smscale.block_plan import Plan
 from smscale.blocks import Joint, Ledger, Task, spans
 from smscale.config import Recipe
 from smscale.errors import InputError
@@ -28,6 +30,7 @@ from smscale.pipeline.downscale import downscale
 from smscale.pipeline.layout import Layout, layout_of
 from smscale.pipeline.plan import plan_of
 from smscale.pipeline.run import Run, inscribe
+from smscale.progress import used
 from smscale.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,96 +40,20 @@ Say = Callable[[str], Any]
 
 #: Days, rows and columns of the season, and of a quick one.
 SHAPE, QUICK = (32, 600, 900), (8, 200, 300)
-#: Its chunks: blocks of some tenths of a second to seconds; and of a quick one.
+#: Its chunks, the recipes' own, and of a quick one.
 CHUNKS, QUICK_CHUNKS = (
-    "{time: 1, lat: 150, lon: 150, shard: [8, 1, 1]}",
+    "{time: 1, lat: 300, lon: 300, shard: [8, 1, 1]}",
     "{time: 1, lat: 100, lon: 100, shard: [4, 1, 1]}",
 )
+#: Steps of a block, as a whole season has them: so short a one would be cut finer, to have enough of them.
+STEPS = 32
 MEMORY = "1.5GiB"
 REPEATS, QUICK_REPEATS = 3, 1
 #: Bytes on disk of a cell at a step: cube and maps (25 in the season of benchmarks/season.py).
 BYTES_PER_CELL = 30
+STEPS_A_DAY = 2
 PACKAGES = ("smscale", "distributed", "numpy", "numba")
 STAGES = ("downscale", "fuse")
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What a process has done so far: CPU seconds, bytes sent to the others, bytes of files read and written."""
-
-    cpu: float = 0.0
-    sent: int = 0
-    files: int = 0
-
-    def __sub__(self, other: Counters) -> Counters:
-        return Counters(self.cpu - other.cpu, self.sent - other.sent, self.files - other.files)
-
-    def __add__(self, other: Counters) -> Counters:
-        return Counters(self.cpu + other.cpu, self.sent + other.sent, self.files + other.files)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass over some blocks: seconds, and what workers together and the scheduler's loop did meanwhile."""
-
-    seconds: float
-    workers: Counters
-    scheduler: Counters
-
-
-@dataclass(frozen=True)
-class Case:
-    """Some of the run's tasks with so many workers.
-
-    kind : "strong" or "weak"; shape : of a block, in words
-    """
-
-    kind: str
-    shape: str
-    workers: int
-    tasks: tuple[Task, ...] = field(repr=False, compare=False)
-
-    @property
-    def cells(self) -> int:
-        return sum(task.cells for task in self.tasks)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `bench scaling` found."""
-
-    size: tuple[int, int, int]
-    repeats: int
-    passes: Mapping[Case, list[Pass]]
-    machine: Mapping[str, str]
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The table: medians of the passes."""
-        alone = {(c.kind, c.shape): _rate(c, found) for c, found in self.passes.items() if c.workers == 1}
-        return [_row(case, found, alone[case.kind, case.shape]) for case, found in self.passes.items()]
-
-    @property
-    def text(self) -> str:
-        """All of it for a terminal."""
-        steps, rows, cols = self.size
-        return (
-            f"inference and fusion of a made season: {steps} steps of {rows} x {cols} cells, GABP, four fusions, two variances\n"
-            f"{', '.join(f'{k} {v}' for k, v in self.machine.items())}\n"
-            f"Medians of {self.repeats} passes, each by workers that had done a block before. speed-up: cells a second against one worker; "
-            "busy: CPU seconds of the workers by the clock's; scheduler: CPU of the loop that scheduler and client share; "
-            "messages: bytes that scheduler, client and workers sent one another\n\n"
-            f"{tables.text(self.rows)}\n"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: the table and every pass."""
-        return {
-            "size": list(self.size),
-            "machine": dict(self.machine),
-            "runs": self.rows,
-            "seconds": [[p.seconds for p in found] for found in self.passes.values()],
-        }
 
 
 def bench_scaling(
@@ -157,24 +84,15 @@ def bench_scaling(
     counts = _counts(workers)
     target = writable(out, "--out") if out else None
     shape = shape or (QUICK if quick else SHAPE)
-    cells = 2 * shape[0] * shape[1] * shape[2]
-    with scratch_folder(folder, BYTES_PER_CELL * cells) as made:
+    repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
+    with scratch_folder(folder, BYTES_PER_CELL * STEPS_A_DAY * math.prod(shape)) as made:
         recipe = season_cube.recipe_of(made, shape, QUICK_CHUNKS if quick else CHUNKS, MEMORY)
         layout = layout_of(recipe)
         tasks = _tasks(made, recipe, layout, counts[-1], model or {}, say)
-        cases = _cases(tasks, counts, layout.shards["time"], quick)
-        passes: dict[Case, list[Pass]] = {case: [] for case in cases}
-        repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
-        for turn in range(repeats):
-            for count in counts:
-                say(f"turn {turn + 1} of {repeats}: {count} worker{'s' if count > 1 else ''}\n")
-                with _warm(count, tasks[0]) as client:
-                    for i, case in enumerate(cases):
-                        if case.workers == count:
-                            passes[case].append(_pass(case, client, made / "ledgers" / f"{turn}-{i}"))
-    report = Report((2 * shape[0], *shape[1:]), repeats, passes, tables.machine(PACKAGES))
+        passes = _passes(_cases(tasks, counts, layout.shards["time"], quick), counts, repeats, made / "ledgers", say)
+    report = Report((STEPS_A_DAY * shape[0], *shape[1:]), repeats, passes, tables.machine(PACKAGES))
     if target:
-        _keep(report, target)
+        keep(report, target)
         say(f"table and figure in {target}\n")
     return report
 
@@ -219,8 +137,14 @@ def _tasks(
         season_cube.make_model(workspace, recipe, **model)
         say("runs over it once\n")
         run = _Watched(recipe, workspace, ("ingest", "match", "train", *STAGES), STAGES, client, progress=False)
-        downscale(run, layout, plan_of(recipe, layout))
+        downscale(run, layout, _as_of_a_season(plan_of(recipe, layout)))
     return run.seen
+
+
+def _as_of_a_season(plan: Plan) -> Plan:
+    """The plan with blocks of `STEPS` steps, where it has shorter ones."""
+    steps, rows, cols = plan.shape
+    return replace(plan, shape=(max(steps, min(STEPS, plan.sizes[0])), rows, cols))
 
 
 def _cases(tasks: Sequence[Task], counts: Sequence[int], shard: int, quick: bool) -> list[Case]:
@@ -248,7 +172,22 @@ def _spelled(task: Task) -> str:
     return "x".join(str(part.stop - part.start) for part in task.args[-1])
 
 
-# -- a pass ---------------------------------------------------------------------------------------
+# -- passes ---------------------------------------------------------------------------------------
+
+
+def _passes(
+    cases: Sequence[Case], counts: Sequence[int], repeats: int, ledgers: Path, say: Say
+) -> dict[Case, list[Pass]]:
+    """Every case in every turn; each turn begins at the other end of the numbers of workers, so that none is always the first."""
+    passes: dict[Case, list[Pass]] = {case: [] for case in cases}
+    for turn in range(repeats):
+        for count in counts if turn % 2 == 0 else reversed(counts):
+            say(f"turn {turn + 1} of {repeats}: {count} worker{'s' if count > 1 else ''}\n")
+            with _warm(count, cases[0].tasks[0]) as client:
+                for i, case in enumerate(cases):
+                    if case.workers == count:
+                        passes[case].append(_pass(case, client, ledgers / f"{turn}-{i}"))
+    return passes
 
 
 @contextmanager
@@ -267,6 +206,7 @@ def _done(task: Task) -> None:
 
 def _pass(case: Case, client: Client, folder: Path) -> Pass:
     ledgers = Joint({stage: (Ledger(folder / stage), "bench") for stage in STAGES})
+    os.sync()  # what passes before wrote is not written out during this one
     before = _workers(client), _scheduler(client)
     start = time.perf_counter()
     blocks.run(case.tasks, ledgers, client, progress=False, in_memory=False)
@@ -288,53 +228,10 @@ def _scheduler(client: Client) -> Counters:
 
 def _of_worker(dask_worker: Any) -> Counters:
     sent = dask_worker.batched_stream.byte_count + dask_worker.transfer_outgoing_bytes_total
-    return Counters(time.process_time(), sent, measure.file_bytes())
+    account = used()
+    return Counters(time.process_time(), sent, account.read + account.written)
 
 
 def _of_scheduler(dask_scheduler: Any) -> Counters:
     lines = [*dask_scheduler.stream_comms.values(), *dask_scheduler.client_comms.values()]
     return Counters(time.thread_time(), sum(line.byte_count for line in lines))
-
-
-# -- the table ------------------------------------------------------------------------------------
-
-
-def _rate(case: Case, passes: Sequence[Pass]) -> float:
-    """Cells a second."""
-    return case.cells / median(p.seconds for p in passes)
-
-
-def _row(case: Case, passes: Sequence[Pass], alone: float) -> dict[str, Any]:
-    """`alone` : cells a second of one worker."""
-    seconds = median(p.seconds for p in passes)
-    cpu = median(p.workers.cpu for p in passes)
-    loop = median(p.scheduler.cpu for p in passes)
-    sent = median(p.workers.sent + p.scheduler.sent for p in passes)
-    speed_up = _rate(case, passes) / alone
-    return {
-        "kind": case.kind,
-        "workers": case.workers,
-        "blocks": len(case.tasks),
-        "blocks of": case.shape,
-        "seconds": seconds,
-        "M cells/s": case.cells / seconds / 1e6,
-        "speed-up": speed_up,
-        "efficiency": speed_up / case.workers,
-        "busy %": 100 * cpu / seconds / case.workers,
-        "files MB": median(p.workers.files for p in passes) / 1e6,
-        "messages MB": sent / 1e6,
-        "kB a block": sent / 1e3 / len(case.tasks),
-        "scheduler %": 100 * loop / seconds,
-        "ms a block": 1e3 * loop / len(case.tasks),
-    }
-
-
-def _keep(report: Report, folder: Path) -> None:
-    """scaling.csv, scaling.md, scaling.json, scaling.txt and scaling.png."""
-    from smscale.evaluate.bench_figures import scaling_figure
-
-    (folder / "scaling.csv").write_text(tables.as_csv(report.rows))
-    (folder / "scaling.md").write_text(tables.markdown(report.rows))
-    (folder / "scaling.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
-    (folder / "scaling.txt").write_text(report.text)
-    scaling_figure(report.rows, folder / "scaling.png")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -174,7 +175,8 @@ def make_model(workspace: Workspace, recipe: config.Recipe, **settings: Any) -> 
     held = workspace.predictors(times[: min(times.size, 32)])
     parts = []
     for step in range(held.sizes["time"]):
-        plane = held.isel(time=step).values.reshape(-1, held.sizes["variable"])
+        with dask.config.set(scheduler="synchronous"):  # here: a plane is larger than what is made of it
+            plane = held.isel(time=step).values.reshape(-1, held.sizes["variable"])
         parts.append(plane[rng.choice(len(plane), min(4000, len(plane)), replace=False)])
     rows = np.concatenate(parts)
     rows = rows[np.isfinite(rows).all(axis=1)][:SAMPLES]

@@ -55,6 +55,12 @@ class Strategy:
         number = [s // c for s, c in zip(self.unit[:3], self.chunk[:3], strict=True)]
         return f"chunks: {{time: {time}, lat: {lat}, lon: {lon}, shard: {number}}}"
 
+    @property
+    def of_maps(self) -> Strategy:
+        """The same for an array of maps, which has one variable and whose values are kept as they are."""
+        shard = (*self.shard[:3], 1) if self.shard else None
+        return replace(self, chunk=(*self.chunk[:3], 1), shard=shard, packing="none")
+
     def of_a_day(self, steps: int) -> Strategy:
         """The same for the newest day alone, in files of its own: how ingest appends."""
         chunk = shape_of((min(self.chunk[0], steps), *self.chunk[1:]))

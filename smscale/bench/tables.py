@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import psutil
+from smscale.observe import about_machine
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def text(rows: Rows) -> str:
-    """Columns for a terminal: words left, numbers right."""
+def text(rows: Rows, right: Iterable[str] = ()) -> str:
+    """Columns for a terminal: words left, numbers right; and to the `right` what is made up of numbers."""
+    right = set(right)
     columns = []
     for name in rows[0]:
         values = [row[name] for row in rows]
         cells = [name, *map(_cell, values)]
         width = max(map(len, cells))
-        number = any(_is_number(v) for v in values)
+        number = name in right or any(_is_number(v) for v in values)
         columns.append([c.rjust(width) if number else c.ljust(width) for c in cells])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
@@ -47,11 +46,11 @@ def as_csv(rows: Rows) -> str:
 
 def machine(packages: Iterable[str]) -> dict[str, str]:
     """Processor, cores, memory, system, and versions of Python and some packages."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    about = about_machine()
     found = {
-        "processor": _processor(),
-        "cores": str(cores),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "processor": about["processor"],
+        "cores": str(about["cores"]),
+        "memory": f"{about['memory_bytes'] / 2**30:.0f} GiB",
         "system": platform.platform(),
         "python": platform.python_version(),
     }
@@ -61,15 +60,6 @@ def machine(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
 
 
 def _cell(value: Any) -> str:

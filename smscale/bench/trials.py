@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from smscale.bench import engines, measure
+from smscale.bench import engines, map_trials, measure
+from smscale.bench.map_trials import MapTrial
 from smscale.bench.measure import Cost
+from smscale.bench.regions import DAY, day_of, place_of, reads, windows
 from smscale.bench.strategies import Shape, Strategy
 from smscale.blocks import spans
 
-#: Steps of a day: a morning and an evening.
-DAY = 2
 #: Steps that ingest holds when it writes: those of a shard of the maps.
 HELD_STEPS = 8
 #: A pass is measured on the first steps: of every strategy the same, and as many as the longest chunks.
@@ -30,6 +30,7 @@ PATTERNS = {
     "upscale": "every plane of the first 64 steps, shard by shard, as `match` reads it",
     "inference": "LST of the first 64 steps, block by block, as `downscale` reads it",
     "append": "a day, written in files of its own, and its share of moving it into the cube later",
+    **map_trials.PATTERNS,
 }
 
 
@@ -42,12 +43,14 @@ class Trial:
     source : a NumPy file of the values, float32 (time, lat, lon, variable)
     folder : where its files go
     block : steps, rows and columns of a block of the inference pass; None where none fits the memory of a worker
+    maps : a NumPy file of a map, float32 (time, lat, lon, 1), where maps are asked for
     """
 
     strategy: Strategy
     source: Path
     folder: Path
     block: tuple[int, int, int] | None
+    maps: Path | None = None
 
     @property
     def values(self) -> np.ndarray:
@@ -69,20 +72,28 @@ class Trial:
     @property
     def patterns(self) -> list[str]:
         """Those that the strategy can serve."""
-        return [name for name in PATTERNS if name != "inference" or self.block]
+        return [name for name in PATTERNS if self.block or name not in ("inference", *map_trials.PATTERNS)]
 
     def write(self) -> Cost:
-        """The whole cube, file by file."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """The whole cube, file by file, until it is on the disk."""
+        shutil.rmtree(self.path, ignore_errors=True)
         array = engines.create(self.path, self.strategy, self.size)
-        return measure.cost_of(self._writes(array, _windows(self.size, self._written_at_once)))
+        return measure.cost_of(self._writes(array, windows(self.size, self._written_at_once), self.path))
 
     def run(self, pattern: str, turn: int) -> Cost:
         """One pattern with cold files; `turn` says which day or cell, the same for every strategy."""
         if pattern == "append":
             return self._append(turn)
-        measure.out_of_cache(self.folder)
-        return measure.cost_of(_reads(self.opened(), self.regions(pattern, turn)))
+        if pattern in map_trials.PATTERNS:
+            return self._map_trial.write() if pattern == "maps" else self._map_trial.run(pattern, turn)
+        measure.out_of_cache(self.path)
+        return measure.cost_of(reads(self.opened(), self.regions(pattern, turn)))
+
+    @property
+    def _map_trial(self) -> MapTrial:
+        assert self.maps is not None
+        assert self.block is not None
+        return MapTrial(self.strategy, self.maps, self.folder / "maps", self.block)
 
     def regions(self, pattern: str, turn: int) -> list[engines.Region]:
         """What a pattern reads."""
@@ -92,12 +103,10 @@ class Trial:
     # -- what is read -----------------------------------------------------------------------------
 
     def _map(self, turn: int) -> Iterator[engines.Region]:
-        day = int(np.random.default_rng(turn).integers(self.size[0] // DAY))
-        yield slice(day * DAY, day * DAY + DAY), slice(0, self.size[1]), slice(0, self.size[2]), LST
+        yield day_of(turn, self.size[0]), slice(0, self.size[1]), slice(0, self.size[2]), LST
 
     def _season(self, turn: int) -> Iterator[engines.Region]:
-        row, col = (int(n) for n in np.random.default_rng(turn).integers(self.size[1:3]))
-        yield slice(0, self.size[0]), slice(row, row + 1), slice(col, col + 1), BOTH
+        yield slice(0, self.size[0]), *place_of(turn, *self.size[1:3]), BOTH
 
     def _upscale(self, turn: int) -> Iterator[engines.Region]:
         steps, rows, cols, _ = self.strategy.unit
@@ -126,9 +135,9 @@ class Trial:
         return (steps if self.strategy.shard else -(-HELD_STEPS // steps) * steps), rows, cols, self.size[3]
 
     def _writes(
-        self, array: engines.Array, regions: Iterable[engines.Region], first: int = 0
+        self, array: engines.Array, regions: Iterable[engines.Region], folder: Path, first: int = 0
     ) -> Iterator[Callable[[], int]]:
-        """Writes of regions; their values are read from the source between them, `first` steps further on."""
+        """Writes of regions, until `folder` is on the disk; their values are read from the source between them, `first` steps on."""
         for region in regions:
             slab = slice(region[0].start + first, region[0].stop + first)
             values = np.ascontiguousarray(self.values[slab, *region[1:]])
@@ -138,6 +147,7 @@ class Trial:
                 return values.nbytes
 
             yield write
+        yield lambda: measure.write_out(folder)
 
     def _append(self, turn: int) -> Cost:
         """A day in files of its own; and read again, where the cube's files hold more than a day and it must move there later."""
@@ -145,13 +155,12 @@ class Trial:
         shutil.rmtree(folder, ignore_errors=True)
         size: Shape = (DAY, *self.size[1:])
         array = engines.create(folder, newest, size)
-        windows = list(_windows(size, (DAY, *newest.unit[1:3], size[3])))
-        first = int(np.random.default_rng(turn).integers(self.size[0] // DAY)) * DAY
-        written = measure.cost_of(self._writes(array, windows, first))
+        parts = list(windows(size, (DAY, *newest.unit[1:3], size[3])))
+        written = measure.cost_of(self._writes(array, parts, folder, day_of(turn, self.size[0]).start))
         if not self.moves:
             return written
         measure.out_of_cache(folder)
-        read = measure.cost_of(_reads(array, windows))
+        read = measure.cost_of(reads(array, parts))
         return Cost(
             written.seconds + read.seconds,
             written.cpu + read.cpu,
@@ -164,13 +173,3 @@ class Trial:
     def moves(self) -> bool:
         """Whether a day that was appended is written again later, with its neighbours."""
         return self.strategy.unit[0] > DAY
-
-
-def _reads(array: engines.Array, regions: Iterable[engines.Region]) -> Iterator[Callable[[], int]]:
-    for region in regions:
-        yield lambda region=region: array.read(region).nbytes  # type: ignore[misc]
-
-
-def _windows(size: Shape, unit: Shape) -> Iterator[engines.Region]:
-    """Regions of `unit` that cover an array."""
-    yield from product(*(spans(n, u) for n, u in zip(size, unit, strict=True)))

@@ -16,6 +16,8 @@ from smscale.errors import RecipeError, StoreError
 #: What `make` writes: the authority and a host's certificate, each with its key.
 CA, CA_KEY, CERT, KEY = "ca.pem", "ca.key", "host.pem", "host.key"
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+#: It takes a moment, where the machine has randomness to give.
+OPENSSL_SECONDS = 60.0
 #: Longest validity that is made.
 MOST_DAYS = 3650
 
@@ -72,7 +74,11 @@ def _sign(folder: Path, days: int, names: str) -> None:
 
 
 def _openssl(folder: Path, *arguments: str) -> None:
-    done = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, umask=0o077)
+    command = ["openssl", *arguments]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=OPENSSL_SECONDS, umask=0o077)
+    except subprocess.TimeoutExpired:
+        raise RecipeError(f"certificates: openssl {arguments[0]} did not end within {OPENSSL_SECONDS:.0f} s") from None
     if done.returncode:
         told = done.stderr.strip().splitlines()
         raise RecipeError(f"certificates: openssl {arguments[0]} failed: {told[-1] if told else done.returncode}")

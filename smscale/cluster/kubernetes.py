@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import copy
 import os
+import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from smscale.errors import RecipeError
 #: Where a pod finds who it is.
 INSIDE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 GROUP = "DaskWorkerGroup"
+#: Annotation of a DaskCluster that says which run made it.
+RUN = "smscale/run"
+#: For a cluster to end.
+END_SECONDS = 60.0
 
 
 @contextmanager
@@ -44,8 +50,11 @@ def create(profile: Kubernetes, need: Need) -> Iterator[Started]:
     atexit.unregister(reap_clusters)  # this context ends what it made; that tries again, and prints what it meets
     workers = wanted(profile, need)
     limit = seconds(profile.start_timeout)
+    run = secrets.token_hex(8)
+    main["metadata"]["annotations"] = {**(main["metadata"].get("annotations") or {}), RUN: run}
     _within(limit, where, lambda: kr8s.api().version())
     with ExitStack() as stack:
+        stack.enter_context(_deleted(main, run, profile, where))
         cluster = _within(
             limit,
             where,
@@ -53,20 +62,66 @@ def create(profile: Kubernetes, need: Need) -> Iterator[Started]:
                 custom_cluster_spec=main,
                 namespace=profile.namespace,
                 create_mode=CreateMode.CREATE_ONLY,
-                shutdown_on_close=True,
+                shutdown_on_close=False,
                 resource_timeout=int(limit),
                 quiet=True,
             ),
         )
-        stack.callback(cluster.close)
+        stack.callback(_quietly, lambda: _within(END_SECONDS, where, cluster.close))
         for group in groups:
             name = group["metadata"]["name"].removeprefix(f"{main['metadata']['name']}-")
             _within(limit, where, lambda n=name, g=group: cluster.add_worker_group(n, custom_spec=g["spec"]["worker"]))  # type: ignore[misc]
         if workers.max > workers.min:
             _within(limit, where, lambda: cluster.adapt(minimum=workers.min, maximum=workers.max))
-        client = stack.enter_context(Client(cluster, timeout=seconds(profile.connect_timeout)))
+        # A client's own time-out is also how long it looks for a scheduler that went away.
+        client = _within(
+            seconds(profile.connect_timeout),
+            where,
+            lambda: Client(cluster, timeout=seconds(profile.lost_timeout)),
+            "connect_timeout",
+        )
+        stack.enter_context(client)
         state = "see kubectl describe pods --selector dask.org/cluster-name=" + main["metadata"]["name"]
         yield Started(client, workers.min, lambda: state)
+
+
+@contextmanager
+def _deleted(main: dict[str, Any], run: str, profile: Kubernetes, where: str) -> Iterator[None]:
+    """Delete the cluster when the block ends, however it does: also one that was not yet there in time; never another run's.
+
+    Raises
+    ------
+    RecipeError
+        where the block ended well, and the cluster stays.
+    """
+    from kr8s import NotFoundError
+    from kr8s.objects import new_class
+
+    kind, name = new_class(main["kind"], main["apiVersion"]), main["metadata"]["name"]
+
+    def delete() -> None:
+        try:
+            found = kind.get(name, namespace=profile.namespace)
+            if (found.metadata.get("annotations") or {}).get(RUN) == run:
+                found.delete()
+                while found.exists():
+                    time.sleep(1)
+        except NotFoundError:
+            pass
+
+    try:
+        yield
+    except BaseException:
+        _quietly(lambda: _within(END_SECONDS, where, delete))
+        raise
+    still = f"{where}: DaskCluster {name} may still be there (kubectl delete daskcluster {name})"
+    _within(END_SECONDS, still, delete, "the time to end")
+
+
+def _quietly(call: Callable[[], Any]) -> None:
+    """Call where something else is told already."""
+    with suppress(RecipeError):
+        call()
 
 
 def manifests(profile: Kubernetes, need: Need) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -133,7 +188,7 @@ def _require_access(where: str) -> None:
         raise RecipeError(f"{where}: no Kubernetes here: {files[0]} is not there (set KUBECONFIG), and this is no pod")
 
 
-def _within(limit: float, where: str, call: Callable[[], Any]) -> Any:
+def _within(limit: float, where: str, call: Callable[[], Any], what: str = "start_timeout") -> Any:
     """What a call to Kubernetes returns; its errors, and its silence, in one line."""
     found: list[Any] = []
 
@@ -148,7 +203,7 @@ def _within(limit: float, where: str, call: Callable[[], Any]) -> Any:
     thread.join(limit)
     if not found:
         raise RecipeError(
-            f"{where}: Kubernetes gave no answer within start_timeout ({limit:g} s): is the dask operator installed?"
+            f"{where}: Kubernetes gave no answer within {what} ({limit:g} s): is the dask operator installed?"
         )
     if isinstance(found[0], BaseException):
         told = " ".join(str(found[0]).split()) or "no reason is given"

@@ -10,7 +10,7 @@ import os
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +118,7 @@ class Slurm(Profile):
     local_folder : of the workers' scratch files on their node; TMPDIR if not given
     log_folder : of the jobs' output and of the run's own certificates: on a file system that the nodes share
     security : "tls", by certificates that live as long as the run (or `tls`, of one's own); "none" only on a network that is trusted
-    groups : named groups of other jobs, as one with GPUs
+    groups : named groups of other jobs, as one with GPUs (`Group`, once it is read)
     """
 
     kind: Literal["slurm"] = "slurm"
@@ -163,6 +163,7 @@ KINDS: dict[str, type[Profile]] = {"local": Local, "address": Address, "slurm": 
 TIMES = ("start_timeout", "connect_timeout", "lost_timeout", "worker_ttl")
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 SIZES = ("memory", "gpu_memory")
+MOST_PORT = 65535
 
 
 def read(where: str) -> Profile:
@@ -183,6 +184,8 @@ def read(where: str) -> Profile:
     if isinstance(values.get("workers"), int):
         values["workers"] = {"min": values["workers"], "max": values["workers"]}
     made: Profile = build(KINDS[kind], {**values, "path": str(path.absolute())}, where=path.name)
+    if isinstance(made, Slurm):
+        made = replace(made, groups=_groups(made.groups, path.name))
     _check(made, path.name)
     return made
 
@@ -203,6 +206,11 @@ def size(text: str) -> int:
     from dask.utils import parse_bytes
 
     return int(parse_bytes(text))
+
+
+def mib(n: float) -> str:
+    """So many bytes, or a little more, as Slurm's commands take them."""
+    return f"{math.ceil(n / 2**20)}M"
 
 
 def _find(where: str) -> Path:
@@ -231,11 +239,20 @@ def _is_yaml(name: str) -> bool:
 
 
 def _address(text: str, where: str) -> str:
-    if not re.fullmatch(r"(tcp|tls)://(\[[0-9a-fA-F:.%\w]+\]|[^\s/:\[\]]+):[1-9]\d{0,4}", text):
+    found = re.fullmatch(r"(tcp|tls)://(\[[0-9a-fA-F:.%\w]+\]|[^\s/:\[\]]+):([1-9]\d{0,4})", text)
+    if not found or int(found[3]) > MOST_PORT or not _is_host(found[2]):
         raise RecipeError(
             f"{where}: found {text!r}, expected tcp://host:port or tls://host:port, as tls://10.0.0.5:8786"
         )
     return text
+
+
+def _is_host(text: str) -> bool:
+    try:
+        text.encode("idna")
+    except UnicodeError:  # as parts that are empty, or of more than 63 letters
+        return False
+    return True
 
 
 def _check(profile: Profile, where: str) -> None:
@@ -259,27 +276,31 @@ def _check(profile: Profile, where: str) -> None:
     if isinstance(profile, Local) and profile.gpus is not None and profile.gpus < 0:
         refuse("gpus", profile.gpus, "a number of at least 0")
     if isinstance(profile, Slurm):
-        _check_slurm(profile, where, refuse)
+        _check_slurm(profile, refuse)
 
 
-def _check_slurm(profile: Slurm, where: str, refuse: Any) -> None:
+def _check_slurm(profile: Slurm, refuse: Any) -> None:
     if profile.cores < 1:
         refuse("cores", profile.cores, "a number of at least 1")
     if profile.tls is not None and profile.security == "none":
         refuse("security", "none", "tls beside tls")
+    if profile.port is not None and not 1 <= profile.port <= MOST_PORT:
+        refuse("port", profile.port, f"1 to {MOST_PORT}")
+    if profile.local_folder is not None and not re.fullmatch(r"[\w./~+${}:-]+", profile.local_folder):
+        refuse("local_folder", profile.local_folder, "a path of plain letters: it stands in the jobs' scripts")
     if not re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", profile.walltime):
         refuse("walltime", profile.walltime, "Slurm's form in quotes, as '04:00:00' or '1-12:00:00'")
-    for name, group in groups(profile, where).items():
+    for name, group in profile.groups.items():
         if group.memory is not None and not _is_size(group.memory):
             refuse(f"groups.{name}.memory", group.memory, "a size, as 4GiB")
         if group.workers < 1:
             refuse(f"groups.{name}.workers", group.workers, "a number of at least 1")
 
 
-def groups(profile: Slurm, where: str = "") -> dict[str, Group]:
-    """The named groups of a profile."""
+def _groups(given: Mapping[str, Any], where: str) -> dict[str, Group]:
+    """The named groups of a profile's file."""
     made = {}
-    for name, values in profile.groups.items():
+    for name, values in given.items():
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name == "cpu":
             raise RecipeError(f"{where}: key groups: found {name!r}, expected a name of a-z, 0-9 and -, not cpu")
         if not isinstance(values, Mapping):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from smscale import owners
 from smscale.cluster import certificates, tls
-from smscale.cluster.profile import Group, Slurm, groups, seconds, size
+from smscale.cluster.profile import Group, Slurm, mib, seconds, size
 from smscale.cluster.start import WORKER_MEMORY, Need, Started, begin, wanted
 from smscale.errors import RecipeError
 
@@ -42,6 +43,8 @@ VAIN_ENDS = 3
 IDLE_SECONDS = 300.0
 #: Memory of the process that watches a worker, and of the job's shell.
 WATCHER_BYTES = 256 * 2**20
+#: Of dask's command: without pages, and nothing of what is served without them either is for other machines.
+NO_PAGES = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
 #: Validity of the certificates that a run makes for itself.
 DAYS = 90
 
@@ -94,6 +97,11 @@ class _Slot:
     pause: float = 0.0
     again: float = 0.0
 
+    def wait(self, now: float, short: bool) -> None:
+        """Until it is asked for again: not at all, or longer than the last time where that went wrong soon."""
+        self.pause = min(max(2 * self.pause, 1), SHORT_SECONDS) if short else 0
+        self.again = now + self.pause
+
 
 class _Jobs:
     """Keeps as many jobs in the queue as are wanted: one that ended (its time, its node, its network) is asked for again."""
@@ -127,24 +135,25 @@ class _Jobs:
         return f"{len(self.told)} jobs are {', '.join(said)}" if said else "no job is in the queue"
 
     def close(self) -> None:
-        """Cancel what is there."""
+        """Cancel what is there: by name, since a job may be of a command that gave no answer."""
         self.over.set()
         if self.thread.is_alive():
             self.thread.join(COMMAND_SECONDS)
-        if jobs := [slot.job for slot in self.slots if slot.job]:
-            _command(["scancel", *jobs])
+        _command(["scancel", f"--name={self.name}"])
 
     def _keep(self) -> None:
         while not self.over.wait(LOOK_SECONDS if self.came else LOOK_SECONDS / 5):
             try:
                 self._look()
-            except (RecipeError, OSError) as error:  # the controller may come back
+            except Exception as error:  # the controller may come back; and who looks no more would ask for no job again
                 self.trouble = _one_line(str(error))
 
     def _look(self) -> None:
         self.told = dict(self._queue())
         self.trouble, now = "", time.monotonic()
         self._notice()
+        if strays := set(self.told) - {slot.job for slot in self.slots}:  # of a command that gave no answer in time
+            _command(["scancel", *sorted(strays)])
         for slot in self.slots:
             if slot.spare and now - self.worked > IDLE_SECONDS:
                 self._give_back(slot)
@@ -167,17 +176,20 @@ class _Jobs:
             yield job, state if reason == "None" else f"{state} ({reason})"
 
     def _give_back(self, slot: _Slot) -> None:
-        if slot.job:
-            _command(["scancel", slot.job])
+        if slot.job not in self.told or _command(["scancel", slot.job]).returncode == 0:
             slot.job = ""
 
     def _again(self, slot: _Slot, now: float) -> None:
         if slot.job:  # it ended since the last look
             self.ends += 1
-            slot.pause = min(max(2 * slot.pause, 1), SHORT_SECONDS) if now - slot.since < SHORT_SECONDS else 0
-            slot.job, slot.again = "", now + slot.pause
+            slot.wait(now, short=now - slot.since < SHORT_SECONDS)
+            slot.job = ""
         if now >= slot.again and not self.over.is_set():
-            slot.job, slot.since = self._sbatch(slot.kind), now
+            try:
+                slot.job, slot.since = self._sbatch(slot.kind), now
+            except RecipeError as error:
+                slot.wait(now, short=True)
+                self.trouble = _one_line(str(error))
 
     def _sbatch(self, kind: _Kind) -> str:
         done = _command(["sbatch", "--parsable"], kind.script(self.name))
@@ -195,6 +207,17 @@ class _Jobs:
 
 
 @dataclass(frozen=True)
+class _Job:
+    """What is asked of Slurm for so many workers: `memory` is what they hold together, `whole` that of the job (bytes)."""
+
+    workers: int
+    memory: int
+    whole: int
+    group: Group | None = None
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Scripts:
     """Texts of a run's jobs, by dask-jobqueue."""
 
@@ -203,11 +226,11 @@ class _Scripts:
     security: Security | None
     logs: Path
 
-    def of(self, name: str, workers: int, memory: int, job_memory: int, group: Group | None, lines: list[str]) -> str:
-        """One job of so many workers, of `memory` bytes together; of a named group, or of none."""
+    def of(self, name: str, asked: _Job) -> str:
+        """The script of such a job."""
         from dask_jobqueue.slurm import SLURMJob
 
-        profile = self.profile
+        profile, group = self.profile, asked.group
         job = SLURMJob(
             self.scheduler,
             name="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}",
@@ -215,10 +238,10 @@ class _Scripts:
             queue=(group and group.partition) or profile.partition,
             account=profile.account,
             walltime=profile.walltime,
-            cores=workers,
-            processes=workers,
-            memory=f"{memory}B",
-            job_mem=_mib(job_memory),
+            cores=asked.workers,
+            processes=asked.workers,
+            memory=f"{asked.memory}B",
+            job_mem=mib(asked.whole),
             python=shlex.quote(str(Path(profile.python or sys.executable).expanduser())),
             interface=profile.interface,
             protocol="tls://" if self.security else None,
@@ -226,8 +249,8 @@ class _Scripts:
             death_timeout=int(seconds(profile.connect_timeout)),
             local_directory=profile.local_folder or "${TMPDIR:-/tmp}",
             log_directory=str(self.logs),
-            worker_extra_args=["--no-dashboard", *(["--resources", "GPU=1"] if group and group.gpu else [])],
-            job_script_prologue=[*profile.environment, *_exports(profile), *lines],
+            worker_extra_args=[*NO_PAGES, *(["--resources", "GPU=1"] if group and group.gpu else [])],
+            job_script_prologue=[*profile.environment, *_exports(profile), *asked.lines],
             job_extra_directives=_directives(group, profile),
         )
         return str(job.job_script())
@@ -242,15 +265,16 @@ def _kinds(profile: Slurm, need: Need, scripts: _Scripts) -> tuple[list[_Kind], 
     if whole < held:
         raise RecipeError(
             f"cluster {profile.name}: key memory: found {profile.memory}, which does not hold {profile.cores} workers of the recipe's "
-            f"resources.memory_per_worker {need.memory}: expected at least {_mib(held)}, or fewer cores"
+            f"resources.memory_per_worker {need.memory}: expected at least {mib(held)}, or fewer cores"
         )
-    named = groups(profile)
-    blind = ["export CUDA_VISIBLE_DEVICES="] if any(group.gpu for group in named.values()) else []
-    made = [_Kind(lambda name: scripts.of(name, profile.cores, held, whole, None, blind), least, most)]
+    named = profile.groups
+    blind = ("export CUDA_VISIBLE_DEVICES=",) if any(group.gpu for group in named.values()) else ()
+    plain = _Job(profile.cores, held, whole, lines=blind)
+    made = [_Kind(partial(scripts.of, asked=plain), least, most)]
     for group in named.values():
         memory = need.with_gpu(group.memory, group.gpu)
-        text = partial(scripts.of, workers=1, memory=memory, job_memory=memory + WATCHER_BYTES, group=group, lines=[])
-        made.append(_Kind(text, 0, group.workers))
+        one = _Job(1, memory, memory + WATCHER_BYTES, group)
+        made.append(_Kind(partial(scripts.of, asked=one), 0, group.workers))
     return made, workers.min
 
 
@@ -282,11 +306,23 @@ def _security(profile: Slurm, logs: Path) -> Iterator[Security | None]:
     if profile.tls is not None:
         yield tls.security(profile.tls, profile)
         return
-    folder = logs / f"tls-{secrets.token_hex(8)}"
+    _sweep(logs)
+    folder = logs / f"tls-{owners.this_process()}-{secrets.token_hex(8)}"
     try:
-        yield tls.security(certificates.make(folder, DAYS), profile)
+        made = certificates.make(folder, DAYS)
+        (folder / certificates.CA_KEY).unlink()  # nobody else is let in
+        yield tls.security(made, profile)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(logs: Path) -> None:
+    """Remove the keys of runs that were killed: those of this machine, and all that are too old to be of use."""
+    for left in logs.glob("tls-*"):
+        with suppress(OSError):  # another run does the same
+            old = time.time() - left.stat().st_mtime > DAYS * 86400
+            if old or owners.is_gone(left.name.removeprefix("tls-").rpartition("-")[0]):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _require_slurm(profile: Slurm) -> None:
@@ -331,10 +367,8 @@ def _command(arguments: list[str], given: str | None = None) -> subprocess.Compl
         return subprocess.CompletedProcess(
             arguments, 1, "", f"{arguments[0]} gave no answer within {COMMAND_SECONDS:.0f} s"
         )
-
-
-def _mib(n: int) -> str:
-    return f"{math.ceil(n / 2**20)}M"
+    except OSError as error:
+        return subprocess.CompletedProcess(arguments, 1, "", f"{arguments[0]} does not start ({error.strerror})")
 
 
 def _one_line(text: str) -> str:

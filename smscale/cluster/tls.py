@@ -91,7 +91,7 @@ def reach(address: str, tls: ssl.SSLContext | None, timeout: float, name: str) -
                 if _speaks(line, tls, min(left / 3, SPEAKS_SECONDS), f"cluster {name}: {address}", (host, int(port))):
                     return
                 why = "what listens there is no dask scheduler"
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             why = f"no host {host} is known"
         except ConnectionRefusedError:
             why = "nothing listens there"

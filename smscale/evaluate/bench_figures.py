@@ -12,27 +12,38 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from smscale.errors import InputError
 from smscale.evaluate.canvas import page
+from smscale.evaluate.palette import CURVES, MARKERS
 
-#: Column of the table of strategies -> what the pattern is called, its colour, its marker; whether less is better.
+#: Access pattern -> what it is called, its colour, its marker: those of the cube filled, those of maps hollow.
 PATTERNS = {
-    "map ms": ("map of a day", "#0072b2", "o", True),
-    "season ms": ("season at a station", "#d55e00", "s", True),
-    "upscale MB/s": ("upscaling pass", "#009e73", "^", False),
-    "inference MB/s": ("inference pass", "#cc79a7", "v", False),
-    "append ms": ("append a day", "#e69f00", "D", True),
+    "map": ("cube: a day", "#0072b2", "o"),
+    "season": ("cube: a season at a station", "#d55e00", "s"),
+    "upscale": ("upscaling pass", "#009e73", "^"),
+    "inference": ("inference pass", "#cc79a7", "v"),
+    "append": ("append a day", "#e69f00", "D"),
+    "maps": ("maps written", "#000000", "X"),
+    "maps day": ("map of a day", "#0072b2", "o"),
+    "maps season": ("season of a map at a station", "#d55e00", "s"),
 }
+#: Of maps.
+HOLLOW = ("maps", "maps day", "maps season")
 #: Columns that are shown as bars.
 BARS = {"MB": "MB on disk", "files": "files", "MiB": "memory gained (MiB)"}
 _BAR, _CHOSEN = "#b3b3b3", "#332288"
-_LINES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "v"))
 
 
-def chunk_figure(rows: Sequence[Mapping[str, Any]], path: str | Path, chosen: str = "") -> Path:
+def chunk_figure(
+    rows: Sequence[Mapping[str, Any]],
+    slow_downs: Mapping[str, Mapping[str, float]],
+    path: str | Path,
+    chosen: str = "",
+) -> Path:
     """How many times as long as the best each strategy takes for each access pattern; its bytes, files and memory beside it.
 
     Parameters
     ----------
-    rows : of the table of strategies: "strategy", the columns of `PATTERNS` (None where not served) and of `BARS`
+    rows : of the table of strategies: "strategy" (marked " *" where it is the recipe's own) and the columns of `BARS`
+    slow_downs : strategy -> pattern of `PATTERNS` -> ratio to the best; a pattern that it does not serve is not there
     chosen : the strategy that is recommended
 
     Raises
@@ -43,34 +54,28 @@ def chunk_figure(rows: Sequence[Mapping[str, Any]], path: str | Path, chosen: st
     if not rows:
         raise InputError("chunk_figure needs at least one strategy")
     names = [str(row["strategy"]) for row in rows]
+    plain = [name.removesuffix(" *") for name in names]
     places = np.arange(len(rows))[::-1]
     with page(path, 11.0, 1.9 + 0.42 * len(rows), "Chunk strategies") as figure:
         axes = figure.subplots(1, 1 + len(BARS), sharey=True, gridspec_kw={"width_ratios": [3.2, 1, 1, 1]})
-        for column, (label, colour, marker, less) in PATTERNS.items():
-            ratios = slow_downs([row[column] for row in rows], less)
-            axes[0].plot(ratios, places, marker, color=colour, label=label, markersize=6.5, alpha=0.9)
+        for pattern, (label, colour, marker) in PATTERNS.items():
+            ratios = [slow_downs.get(name, {}).get(pattern, np.nan) for name in plain]
+            style = {"color": colour, "label": label, "markersize": 6.5, "alpha": 0.9}
+            axes[0].plot(ratios, places, marker, fillstyle="none" if pattern in HOLLOW else "full", **style)
         axes[0].set_yticks(places, names)
-        for label, name in zip(axes[0].get_yticklabels(), names, strict=True):
-            if name.removesuffix(" *") == chosen:
+        for label, name in zip(axes[0].get_yticklabels(), plain, strict=True):
+            if name == chosen:
                 label.set(fontweight="bold", color=_CHOSEN)
         axes[0].set_xscale("log")
         axes[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes[0].xaxis.set_minor_formatter(NullFormatter())
-        axes[0].set_xlabel("times as long as the best of the pattern (cold files)")
+        axes[0].set_xlabel("times as long as the best lossless strategy of the pattern (cold files)")
         axes[0].grid(axis="both")
         for ax, (column, label) in zip(axes[1:], BARS.items(), strict=True):
-            _bars(ax, places, [float(row[column]) for row in rows], [n.removesuffix(" *") == chosen for n in names])
+            _bars(ax, places, [float(row[column]) for row in rows], [name == chosen for name in plain])
             ax.set_xlabel(label)
-        figure.legend(loc="outside lower center", ncols=len(PATTERNS))
+        figure.legend(loc="outside lower center", ncols=4)
     return Path(path)
-
-
-def slow_downs(values: Sequence[float | None], less: bool) -> np.ndarray:
-    """Each value as a ratio to the best of them, at least 1; NaN where there is none."""
-    found = np.array([np.nan if v is None else v for v in values], np.float64)
-    if not np.isfinite(found).any():
-        return found
-    return found / np.nanmin(found) if less else np.nanmax(found) / found
 
 
 def _bars(ax: Axes, places: np.ndarray, values: Sequence[float], chosen: Sequence[bool]) -> None:
@@ -109,7 +114,7 @@ def scaling_figure(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
         strong, weak, load = figure.subplots(1, 3)
         strong.plot(workers, workers, color="#8c8c8c", linestyle=":", label="ideal")
         weak.axhline(1.0, color="#8c8c8c", linestyle=":")
-        for (colour, marker), size in zip(_LINES, sizes, strict=False):
+        for colour, marker, size in zip(CURVES, MARKERS, sizes, strict=False):
             style = {"color": colour, "marker": marker, "label": f"blocks of {size}"}
             for ax, kind, column in ((strong, "strong", "speed-up"), (weak, "weak", "efficiency")):
                 ax.plot(*_series(rows, kind, size, column), **style)

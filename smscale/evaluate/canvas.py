@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from smscale.evaluate.palette import label_of
 from smscale.grid import ease2_inverse
+from smscale.places import file_to_write
 
 Floats = NDArray[np.float64]
 
@@ -65,10 +66,8 @@ def page(
 
 
 def _save(figure: Figure, path: Path, box: str | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None}, bbox_inches=box)
-    part.replace(path)
+    with file_to_write(path) as half:
+        figure.savefig(half, format="png", dpi=DPI, metadata={"Software": None}, bbox_inches=box)
 
 
 def cell_edges(panel: xr.DataArray) -> tuple[Floats, Floats]:

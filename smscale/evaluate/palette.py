@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito (2008) and Tol (2021), which colour-blind rea
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 #: Source -> (label, colour, line style).
 SOURCES: dict[str, tuple[str, str, str]] = {
@@ -33,6 +34,11 @@ CLOSED = "_closed"
 CLOSED_COLOUR = "#117733"
 #: Colours of sources that have none of their own (Tol's muted scheme).
 SPARE_COLOURS = ("#44aa99", "#aa7733", "#ddcc77", "#cc6677", "#aa4499", "#6699cc")
+#: Curves that are of no source, in order: colour, and marker where points are few.
+CURVES = ("#0072b2", "#d55e00", "#009e73", "#882255")
+MARKERS = ("o", "s", "^", "v")
+#: Line style of a source -> Matplotlib's.
+DASHES: dict[str, Any] = {"-": "-", "--": (0, (5, 2)), "-.": (0, (6, 2, 1.5, 2)), ":": (0, (1.5, 1.5))}
 ACRONYMS = ("lst", "ndvi", "evi", "et")
 
 
@@ -50,3 +56,10 @@ def colour_of(source: str) -> str:
     if source.endswith(CLOSED):
         return CLOSED_COLOUR
     return SOURCES[source][1] if source in SOURCES else SPARE_COLOURS[zlib.crc32(source.encode()) % len(SPARE_COLOURS)]
+
+
+def line_of(source: str) -> dict[str, Any]:
+    """How a source's curve is drawn: colour, dash, width."""
+    dash = SOURCES[source][2] if source in SOURCES else "-"
+    width = 2.0 if source in ("stations", "truth") else 1.5
+    return {"color": colour_of(source), "linestyle": DASHES[dash], "linewidth": width}

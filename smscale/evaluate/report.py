@@ -21,6 +21,8 @@ import pandas as pd
 
 from smscale.errors import InputError
 from smscale.evaluate.palette import label_of
+from smscale.places import file_to_write
+from smscale.redaction import redacted
 
 Rows = pd.DataFrame | Sequence[Mapping[str, Any]]
 
@@ -53,7 +55,7 @@ class Figure(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A section of the report: what it is about, then tables and figures in order. Without parts it is left out.
+    """A section of the report: what it is about, then tables, figures and facts by name in order. Without parts it is left out.
 
     `key` is its anchor, one word.
     """
@@ -61,7 +63,7 @@ class Section(NamedTuple):
     key: str
     title: str
     note: str
-    parts: Sequence[Table | Figure]
+    parts: Sequence[Table | Figure | Mapping[str, Any]]
 
 
 #: Column -> (heading, unit, decimals, which value is best).
@@ -91,6 +93,12 @@ _COLUMNS: dict[str, tuple[str, str, int, str]] = {
     "debiased_n": ("n, debiased", "", 0, ""),
     "standardised": ("rms of standardised errors", "1 if right", 2, ""),
     "within": ("within one sd", "68 % if right", 0, ""),
+    "seconds": ("time", "s", 1, ""),
+    "values_mb": ("values", "MB", 1, ""),
+    "read_mb": ("files read", "MB", 1, ""),
+    "written_mb": ("files written", "MB", 1, ""),
+    "peak_mb": ("peak memory", "MB", 0, ""),
+    "mcells_per_second": ("cells", "10⁶ s⁻¹", 3, ""),
 }
 _MISSING = "–"
 #: Columns of counts, spelled with thin spaces.
@@ -112,6 +120,7 @@ def write_report(
     method: Mapping[str, str] | None = None,
     recipe: str = "",
     sections: Iterable[Section] = (),
+    run_page: str = "",
 ) -> Path:
     """Write `index.html` and `metrics.json` into `folder`.
 
@@ -129,6 +138,7 @@ def write_report(
     method : step -> what was done
     recipe : the recipe's text
     sections : what has its own tables and figures, shown after the scores
+    run_page : a page, relative to this one, that is shown at its end: what the runs took, in seconds that differ each time
 
     Returns
     -------
@@ -152,11 +162,12 @@ def write_report(
         ("data", "Data", _data_html(data_read, list(data_notes))),
         ("method", "Method", _method_html(method or {}, recipe)),
         ("provenance", "Provenance", _pairs_html(_flat(provenance or {}))),
+        ("run", "The run", _run_html(run_page)),
     ]
     page = _page_html(title, summary, headline or {}, [s for s in shown if s[2]])
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "metrics.json", to_json(metrics))
-    return _write(folder / "index.html", page)
+    _write(folder / "metrics.json", redacted(to_json(metrics)))
+    return _write(folder / "index.html", redacted(page))
 
 
 def to_json(metrics: Mapping[str, Any]) -> str:
@@ -186,18 +197,44 @@ def format_table(rows: Rows) -> str:
 # -- the page -------------------------------------------------------------------------------------
 
 
-def _page_html(title: str, summary: str, headline: Mapping[str, Any], sections: Sequence[tuple[str, str, str]]) -> str:
+def _head(title: str) -> str:
     css = files("smscale.evaluate").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n"
+    )
+
+
+def _page_html(title: str, summary: str, headline: Mapping[str, Any], sections: Sequence[tuple[str, str, str]]) -> str:
     links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name, _ in sections)
     body = "".join(f'<section id="{key}">\n<h2>{name}</h2>\n{html}</section>\n' for key, name, html in sections)
     lead = f"<p>{escape(summary)}</p>\n" if summary else ""
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
+        f"{_head(title)}<body>\n"
         f"<header>\n<h1>{escape(title)}</h1>\n{lead}{_tiles_html(headline)}"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n</header>\n<main>\n{body}</main>\n'
         '<footer><p>The numbers for machines: <a href="metrics.json">metrics.json</a></p></footer>\n</body>\n</html>\n'
+    )
+
+
+def inset_html(title: str, sections: Iterable[Section]) -> str:
+    """A page of tables alone, to be shown inside of a report or by itself; a section's note stands under its title."""
+    body = "".join(
+        f'<section id="{section.key}">\n<h2>{escape(section.title)}</h2>\n{_section_html(Path(), section)}</section>\n'
+        for section in sections
+    )
+    return f'{_head(title)}<body class="inset">\n<main>\n{body}</main>\n</body>\n</html>\n'
+
+
+def _run_html(page: str) -> str:
+    """A frame that shows another page, where it is there."""
+    if not page:
+        return ""
+    source = quote(page)
+    return (
+        f'<p class="note">Times, memory, bytes and failures of each stage; <a href="{source}">as a page of its own</a>.</p>\n'
+        f'<object data="{source}" type="text/html" aria-label="The run">Its page lies in the workspace: {escape(page)}</object>\n'
     )
 
 
@@ -219,9 +256,13 @@ def _tables_html(tables: Sequence[Table]) -> str:
 
 def _section_html(folder: Path, section: Section) -> str:
     note = f"<p>{escape(section.note)}</p>\n" if section.note else ""
-    return note + "".join(
-        _figure_html(folder, part) if isinstance(part, Figure) else _tables_html([part]) for part in section.parts
-    )
+    return note + "".join(_part_html(folder, part) for part in section.parts)
+
+
+def _part_html(folder: Path, part: Table | Figure | Mapping[str, Any]) -> str:
+    if isinstance(part, Figure):
+        return _figure_html(folder, part)
+    return _tables_html([part]) if isinstance(part, Table) else _pairs_html(part)
 
 
 def _table_html(table: Table) -> str:
@@ -442,7 +483,6 @@ def _png_size(path: Path) -> tuple[int, int]:
 
 
 def _write(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
+    with file_to_write(path) as half:
+        half.write_text(text, encoding="utf-8", newline="\n")
     return path

@@ -16,11 +16,12 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from smscale import schema
-from smscale.blocks import spans, write_text
+from smscale.blocks import spans
 from smscale.errors import InputError
 from smscale.export.files import Exported, claimed, named, whole
 from smscale.export.layer import Layer, Step, iso
 from smscale.export.polygons import Polygon, cell_areas, read_polygons
+from smscale.places import write_text
 from smscale.store_inspection import file_checksum
 
 #: Steps that are read at once for points: whole shards of most cubes.

@@ -85,6 +85,12 @@ class ResidualField(Asked):
         return self.daily.mean
 
     @property
+    def nbytes(self) -> int:
+        """What it holds, about: residuals, values, coefficients and their copies, and what is kept for variances."""
+        solved = sum(getattr(part.interpolator, "nbytes", 0) for part in self.daily.parts)
+        return 5 * self.residuals.nbytes + solved
+
+    @property
     def variograms(self) -> dict[str, dict[str, Any]]:
         """For each pooling group, the fitted variogram and what it was pooled over, or why there is none."""
         return self.daily.models.records
@@ -280,48 +286,64 @@ class ResidualField(Asked):
 
 
 def evaluate_each(
-    fields: Sequence[ResidualField], lon: ArrayLike, lat: ArrayLike, steps: slice | ArrayLike = slice(None)
+    fields: Sequence[ResidualField],
+    lon: ArrayLike,
+    lat: ArrayLike,
+    steps: slice | ArrayLike = slice(None),
+    wanted: NDArray[np.bool_] | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """`evaluate` of several fields, one after another; those whose weights are the same are weighed once for both.
+    """`evaluate` of several fields, one after another; those whose weights are the same are weighed once for all.
 
     Inverse distance weights of differences and of ratios are: the same stations report.
+
+    Parameters
+    ----------
+    wanted : (steps, lat, lon), cells that are needed; a field may be NaN elsewhere; None: all are
     """
     known: dict[int, NDArray[np.float32]] = {}
     for i, field in enumerate(fields):
         if i not in known:
             twins = [j for j in range(i, len(fields)) if _same_weights(field, fields[j])]
-            if len(twins) < 2:
+            if not twins:
                 known[i] = field.evaluate(lon, lat, steps)
             else:
-                known |= dict(zip(twins, _together([fields[j] for j in twins], lon, lat, steps), strict=True))
+                known |= dict(zip(twins, _together([fields[j] for j in twins], lon, lat, steps, wanted), strict=True))
         yield known.pop(i)
 
 
 def _same_weights(a: ResidualField, b: ResidualField) -> bool:
-    """Whether both are of one inverse distance weighting, and nothing else."""
+    """Whether both are of one inverse distance weighting without elevation, and nothing else."""
     for field in (a, b):
         plain = field.bias is None and field.taper_km is None and len(field.daily.parts) == 1
         if not plain or not isinstance(field.daily.parts[0].interpolator, InverseDistance):
             return False
     one, other = a.daily.parts[0], b.daily.parts[0]
     same = repr(one.interpolator) == repr(other.interpolator) and np.array_equal(one.steps, other.steps)
-    return same and np.array_equal(one.interpolator.points_, other.interpolator.points_)
+    flat = one.interpolator.vertical_scale is None
+    return flat and same and np.array_equal(one.interpolator.points_, other.interpolator.points_)
 
 
 def _together(
-    fields: Sequence[ResidualField], lon: ArrayLike, lat: ArrayLike, steps: slice | ArrayLike
+    fields: Sequence[ResidualField],
+    lon: ArrayLike,
+    lat: ArrayLike,
+    steps: slice | ArrayLike,
+    wanted: NDArray[np.bool_] | None,
 ) -> list[NDArray[np.float32]]:
     chosen = fields[0].daily.selected(steps)
     pieces = [field.daily.pieces(chosen) for field in fields]
     if not pieces[0]:
         return [field.evaluate(lon, lat, steps) for field in fields]
     positions = pieces[0][0][0]
-    found = np.split(stacked([of_field[0][1] for of_field in pieces]).predict_grid(lon, lat), len(fields))
-    out = []
-    for field, part in zip(fields, found, strict=True):
-        whole = positions.size == chosen.size
-        out.append(part if whole else field.daily.filled(chosen, positions, part))
-    return out
+    whole = positions.size == chosen.size
+    one = stacked([model for ((_, model),) in pieces if isinstance(model, InverseDistance)])
+    found = np.split(
+        one.predict_wanted(lon, lat, wanted if wanted is None or whole else wanted[positions]), len(fields)
+    )
+    return [
+        part if whole else field.daily.filled(chosen, positions, part)
+        for field, part in zip(fields, found, strict=True)
+    ]
 
 
 def first_rows(table: Floats, place: NDArray[np.int64]) -> Floats:

@@ -47,6 +47,8 @@ Floats = NDArray[np.float64]
 TILE_NUMBERS = 4_000_000
 #: Neighbours up to which a grid is filled tile by tile; beyond, cells hardly share any work.
 NEAR = 64
+#: Solved systems of a variance that are kept for other grids at most.
+SYSTEM_BYTES = 4 << 20
 
 
 class _Interpolator:
@@ -72,8 +74,14 @@ class _Interpolator:
     def at_times(self, times: ArrayLike) -> Self:
         """The same fitted interpolator for some of its times only (indices, in that order); nothing is solved again."""
         self._check_fitted()
+        times = np.asarray(times)
+        if np.array_equal(times, np.arange(self.values_.shape[1])):
+            return self
+        return self._of_times(times)
+
+    def _of_times(self, times: NDArray[np.int64]) -> Self:
         part = copy(self)
-        part.values_ = self.values_[:, np.asarray(times)]
+        part.values_ = self.values_[:, times]
         return part
 
     def _in_tiles(self, targets: Floats) -> Floats:
@@ -111,6 +119,20 @@ class _Interpolator:
         out = as_output(out, shape)
         self._fill(out[None] if self.single_ else out, lon, lat, elevation)
         return out
+
+    def fill_steps(
+        self,
+        out: NDArray[np.float32],
+        steps: NDArray[np.int64],
+        lon: ArrayLike,
+        lat: ArrayLike,
+        elevation: ArrayLike | None = None,
+    ) -> None:
+        """`predict_grid` of the times into some steps (t,), ascending, of `out` (s, lat, lon)."""
+        if steps.size == len(out):
+            self.predict_grid(lon, lat, elevation, out=out)
+        else:
+            out[steps] = self.predict_grid(lon, lat, elevation)
 
     def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
         """The field into (t, lat, lon)."""
@@ -202,6 +224,7 @@ class Kriging(_Interpolator):
         self.points_, self.values_ = _average_places(points, table, self.place_)
         self.reported_, self.single_ = np.isfinite(table), single
         self.patterns_ = list(neighbours.silence_patterns(self.values_))
+        self._system: kriging_variance.System | None = None
         if self.neighbours is None and solved is not None:
             (self.mean_, self.coefficients_), self.jitter_ = solved, 0.0
         elif self.neighbours is None:
@@ -224,10 +247,9 @@ class Kriging(_Interpolator):
                 f"{error} under {self.variogram_}: give the variogram a nugget, or another model"
             ) from None
 
-    def at_times(self, times: ArrayLike) -> Self:
-        """The same fitted interpolator for some of its times only (indices, in that order); nothing is solved again."""
-        part = super().at_times(times)
-        times = np.asarray(times)
+    def _of_times(self, times: NDArray[np.int64]) -> Self:
+        part = super()._of_times(times)
+        part._system = None
         part.reported_ = self.reported_[:, times]
         part.patterns_ = list(neighbours.silence_patterns(part.values_))
         if self.neighbours is None:
@@ -274,14 +296,50 @@ class Kriging(_Interpolator):
             with self._solvable():
                 kriging_local.fill_field(table, cells, self.points_, self.values_, self._rule())
             return
-        if self.neighbours is not None or self.vertical_scale is not None or not node_tiles.suits(lon, lat):
+        if self._by_nodes(lon, lat):
+            smooth_sums.fill(table, lon, lat, self._sources())
+        else:
             super()._fill(table, lon, lat, elevation)
-            return
+
+    def _by_nodes(self, lon: Floats, lat: Floats) -> bool:
+        """Whether fields and variances on a grid are computed at the nodes of its tiles."""
+        return self.neighbours is None and self.vertical_scale is None and node_tiles.suits(lon, lat)
+
+    def _sources(self) -> smooth_sums.Sources:
         scale = float(np.nanmax(np.abs(self.values_), initial=0.0))
-        sources = smooth_sums.Sources(
-            self.points_, self.coefficients_, self.mean_, self._covariance, self._kink(), scale
-        )
-        smooth_sums.fill(table, lon, lat, sources)
+        return smooth_sums.Sources(self.points_, self.coefficients_, self.mean_, self._covariance, self._kink(), scale)
+
+    def fill_steps(
+        self,
+        out: NDArray[np.float32],
+        steps: NDArray[np.int64],
+        lon: ArrayLike,
+        lat: ArrayLike,
+        elevation: ArrayLike | None = None,
+    ) -> None:
+        """`predict_grid` of the times into some steps (t,), ascending, of `out` (s, lat, lon)."""
+        self._check_fitted()
+        axes = np.asarray(lon, np.float64), np.asarray(lat, np.float64)
+        if steps.size < len(out) and self._by_nodes(*axes):
+            smooth_sums.fill(out, *axes, self._sources(), steps)
+        else:
+            super().fill_steps(out, steps, lon, lat, elevation)
+
+    def fill_variance(
+        self,
+        out: NDArray[np.float32],
+        steps: NDArray[np.int64],
+        lon: ArrayLike,
+        lat: ArrayLike,
+        elevation: ArrayLike | None = None,
+    ) -> None:
+        """`variance_grid` of the times into some steps (t,), ascending, of `out` (s, lat, lon)."""
+        self._check_fitted()
+        axes = np.asarray(lon, np.float64), np.asarray(lat, np.float64)
+        if self._by_nodes(*axes):
+            kriging_variance.fill_grid(out, *axes, self._variance_system(), self._kink(), steps)
+        else:
+            out[steps] = self.variance_grid(lon, lat, elevation)
 
     def predict(self, coords: ArrayLike, return_variance: bool = False) -> Any:
         """The field at points.
@@ -328,15 +386,29 @@ class Kriging(_Interpolator):
             for rows in row_tiles(lat.size, lon.size, self._width(), TILE_NUMBERS):
                 table[:, rows] = self._variance(targets(rows, slice(None))).reshape(table[:, rows].shape)
         else:
-            with self._solvable():
-                system = kriging_variance.solve(
-                    self.points_, self._covariance, self._matrix(), self._prior(), self.patterns_
-                )
-            if self.vertical_scale is None and node_tiles.suits(lon, lat):
+            system = self._variance_system()
+            if self._by_nodes(lon, lat):
                 kriging_variance.fill_grid(table, lon, lat, system, self._kink())
             else:
                 kriging_variance.fill(table, targets, system)
         return out
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is kept for the variance of other places."""
+        return 0 if self._system is None else self._system.nbytes
+
+    def _variance_system(self) -> kriging_variance.System:
+        """What the variance needs that does not depend on the place; kept for the next grid where that is small."""
+        if self._system is not None:
+            return self._system
+        with self._solvable():
+            system = kriging_variance.solve(
+                self.points_, self._covariance, self._matrix(), self._prior(), self.patterns_
+            )
+        if system.nbytes <= SYSTEM_BYTES:
+            self._system = system
+        return system
 
     def _variance(self, targets: Floats) -> Floats:
         """(t, m) float64, NaN at times without any station and at targets without a place."""
@@ -430,11 +502,29 @@ class InverseDistance(_Interpolator):
         return idw.inverse_distance(self.points_, self.values_, targets, self._near(), self.power)
 
     def _fill(self, table: NDArray[np.float32], lon: Floats, lat: Floats, elevation: Floats | None) -> None:
+        self._fill_wanted(table, lon, lat, elevation, None)
+
+    def _fill_wanted(
+        self,
+        table: NDArray[np.float32],
+        lon: Floats,
+        lat: Floats,
+        elevation: Floats | None,
+        wanted: NDArray[np.bool_] | None,
+    ) -> None:
         if self._near() > NEAR:
             super()._fill(table, lon, lat, elevation)
             return
         cells = _cells(lon, lat, elevation, self.vertical_scale)
-        idw.fill(table, cells, self.points_, self.values_, self._near(), self.power)
+        idw.fill(table, cells, self.points_, self.values_, self._near(), self.power, wanted)
+
+    def predict_wanted(self, lon: ArrayLike, lat: ArrayLike, wanted: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+        """`predict_grid` of (n, t) values where it is wanted: (d, lat, lon), of time t at t % d; elsewhere it may be NaN."""
+        self._check_fitted()
+        lon, lat, _ = as_grid(lon, lat, None)
+        out = np.empty((self.values_.shape[1], lat.size, lon.size), np.float32)
+        self._fill_wanted(out, lon, lat, None, wanted)
+        return out
 
     def predict(self, coords: ArrayLike) -> Floats:
         """(m,) or (m, t) float64 at (m, 2 | 3) coords."""
@@ -448,7 +538,7 @@ class InverseDistance(_Interpolator):
         return prediction[:, 0] if self.single_ else prediction
 
 
-def stacked(models: Sequence[_Interpolator]) -> _Interpolator:
+def stacked(models: Sequence[InverseDistance]) -> InverseDistance:
     """One inverse distance model for the times of several, which must share stations and settings."""
     one = copy(models[0])
     one.values_ = np.concatenate([model.values_ for model in models], axis=1)

@@ -264,10 +264,7 @@ class SolvedSteps:
         others = np.setdiff1d(np.arange(steps.size), np.concatenate([np.empty(0, int), *(at for at, _ in pieces)]))
         out[others] = self._level(steps[others])[:, None, None]
         for positions, interpolator in pieces:
-            whole = positions.size == steps.size
-            found = interpolator.predict_grid(lon, lat, elevation, out=out if whole else None)
-            if not whole:
-                out[positions] = found
+            interpolator.fill_steps(out, positions, lon, lat, elevation)
         return out
 
     def filled(self, steps: NDArray[np.int64], positions: NDArray[np.int64], part: NDArray) -> NDArray[np.float32]:
@@ -289,10 +286,13 @@ class SolvedSteps:
         self, lon: ArrayLike, lat: ArrayLike, steps: NDArray[np.int64], elevation: ArrayLike | None = None
     ) -> NDArray[np.float32]:
         """(steps, lat, lon) float32: kriging variance, NaN in steps by other methods."""
-        out = np.full((steps.size, np.size(lat), np.size(lon)), np.nan, np.float32)
+        out = np.empty((steps.size, np.size(lat), np.size(lon)), np.float32)
+        others = np.ones(steps.size, bool)
         for positions, interpolator in self.pieces(steps):
             if isinstance(interpolator, Kriging):
-                out[positions] = interpolator.variance_grid(lon, lat, elevation)
+                interpolator.fill_variance(out, positions, lon, lat, elevation)
+                others[positions] = False
+        out[others] = np.nan
         return out
 
     def leave_one_out(self) -> Floats:

@@ -104,13 +104,25 @@ def _without_own(distance: Floats, index: near.Integers, own: near.Integers) -> 
 
 
 def fill(
-    out: NDArray[np.float32], cells: near.Cells, points: Floats, values: Floats, neighbours: int, power: float
+    out: NDArray[np.float32],
+    cells: near.Cells,
+    points: Floats,
+    values: Floats,
+    neighbours: int,
+    power: float,
+    wanted: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Fill `out` (t, rows, cols) with what `inverse_distance` gives for the cells of a grid."""
+    """Fill `out` (t, rows, cols) with what `inverse_distance` gives for the cells of a grid.
+
+    Parameters
+    ----------
+    wanted : (d, rows, cols), time t is at t % d: cells that are needed, others may be NaN; None: all are
+    """
+    some = np.empty((0, 0, 0), np.bool_) if wanted is None else np.ascontiguousarray(wanted)
 
     def finish(out: NDArray[np.float32], axes: near.Axes, chunk: near.Chunk, group: near.Group) -> NDArray[np.bool_]:
         short = np.zeros((len(chunk.tiles), len(group.silence.reporting)), bool)
-        _fill_tiles(out, axes, chunk, group.points, group.silence, short, LANES)
+        _fill_tiles(out, axes, chunk, group.points, group.silence, short, LANES, some)
         return short
 
     weight = None if power == 2.0 else Radial(partial(_weights, power=power), None)
@@ -126,7 +138,7 @@ def _weights(distance: Floats, power: float) -> Floats:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fill_tiles(out, axes, chunk, points, silence, short, lanes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _fill_tiles(out, axes, chunk, points, silence, short, lanes, wanted):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """All tiles of a chunk; says in `short` (tiles, patterns) where candidates were too few."""
     desk = near.desk_of(chunk, silence, lanes)
     for p in range(len(chunk.tiles)):
@@ -147,7 +159,7 @@ def _fill_tiles(out, axes, chunk, points, silence, short, lanes):  # type: ignor
                         shares[s, day, j] = silence.values[own[members[s, j]], days[day]]
             present = np.zeros(members.shape[1])
             present[:k] = 1.0
-            near.sum_runs(out, tile, lanes, runs, members, level, shares, ground.weights, present, days)
+            near.sum_runs(out, tile, lanes, runs, members, level, shares, ground.weights, present, days, wanted)
             if some:
                 _repair(out, tile, at, runs, members[:, :k], ground.distance, silence.values, own, days)
 

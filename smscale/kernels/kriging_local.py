@@ -72,7 +72,7 @@ def _fill_tiles(out, axes, chunk, points, silence, matrices, start, way, jitters
     """All tiles of a chunk; says in `short` (tiles, patterns) where candidates were too few, and returns the size of a system
     that could not be factored, 0 as a rule."""
     weighed = way.nonnegative or way.variance
-    desk = near.desk_of(chunk, silence, lanes)
+    desk, every = near.desk_of(chunk, silence, lanes), np.empty((0, 0, 0), np.bool_)
     for p in range(len(chunk.tiles)):
         tile = chunk.tiles[p]
         ground = near.open_tile(p, axes, chunk, points, len(silence.reporting), desk, lanes)
@@ -99,7 +99,7 @@ def _fill_tiles(out, axes, chunk, points, silence, matrices, start, way, jitters
             if weighed:
                 _weigh_runs(out, tile, lanes, runs, members, matrix, inverses, silence.values, own, cross, way, days)
             else:
-                near.sum_runs(out, tile, lanes, runs, members, level, shares, cross, np.empty(0), days)
+                near.sum_runs(out, tile, lanes, runs, members, level, shares, cross, np.empty(0), days, every)
     return 0
 
 

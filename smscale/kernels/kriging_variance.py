@@ -27,17 +27,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
 
 from smscale.kernels.kriging import Covariance, Floats, Integers, SingularSystemError, factor
-from smscale.kernels.node_tiles import (
-    NODES,
-    Span,
-    groups,
-    node_weights,
-    nodes_and_near,
-    spans,
-    tile_width,
-    within,
-)
-from smscale.kernels.sphere import chord_points, pair_distance
+from smscale.kernels.node_tiles import NODES, Tiles, groups, tiles_of, within
+from smscale.kernels.sphere import grid_points, pair_distance
 from smscale.kernels.threads import in_threads
 
 Singles = NDArray[np.float32]
@@ -77,13 +68,24 @@ class Share(NamedTuple):
 
 
 class System(NamedTuple):
-    """Solved for all times: points (n, d) that ever report; `inverse` (n + 1, n + 1), None if nothing needs it."""
+    """Solved for all times: points (n, d) that ever report, of all that there are (p, d); `inverse` (n + 1, n + 1), None if nothing
+    needs it."""
 
-    points: Floats
+    every: Floats
+    ever: Integers
     covariance: Covariance
     prior: float
     inverse: Floats | None
     shares: list[Share]
+
+    @property
+    def points(self) -> Floats:
+        """(n, d) that ever report."""
+        return self.every[self.ever]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(share.root.nbytes for share in self.shares) + (0 if self.inverse is None else self.inverse.nbytes)
 
 
 def solve(points: Floats, covariance: Covariance, k: Floats, prior: float, patterns: Iterable[Pattern]) -> System:
@@ -107,7 +109,7 @@ def solve(points: Floats, covariance: Covariance, k: Floats, prior: float, patte
             shares.append(_lacking(whole, silent, times))
         else:
             shares.append(_reporting(k, heard, times))
-    return System(points[ever], covariance, prior, whole, shares)
+    return System(points, ever, covariance, prior, whole, shares)
 
 
 def fill(out: Singles, targets: Targets, system: System) -> None:
@@ -119,29 +121,34 @@ def fill(out: Singles, targets: Targets, system: System) -> None:
     out[np.setdiff1d(np.arange(len(out)), heard)] = np.nan
     if not system.shares or out.size == 0:
         return
-    tiles = list(_tiles(out.shape[1], out.shape[2], len(system.points) + 1))
+    tiles = list(_tiles(out.shape[1], out.shape[2], len(system.ever) + 1))
     in_threads(partial(_tile, out, targets, system), tiles, uses_blas=True)
 
 
-def fill_grid(out: Singles, lon: Floats, lat: Floats, system: System, kink: float = np.inf) -> None:
+def fill_grid(
+    out: Singles, lon: Floats, lat: Floats, system: System, kink: float = np.inf, times: Integers | None = None
+) -> None:
     """As `fill` at lat (m,) and lon (n,) degrees, each ascending or descending, of a grid that `node_tiles.suits`.
 
     Parameters
     ----------
     kink : a distance (km) at which the covariance is not smooth, beside 0
+    times : (t,) which of a longer `out` (s, m, n) are filled, if not all
     """
+    if times is not None:
+        shares = [share._replace(times=times[share.times]) for share in system.shares]
+        system = system._replace(shares=shares)
     heard = np.concatenate([np.empty(0, np.int64), *(share.times for share in system.shares)])
-    out[np.setdiff1d(np.arange(len(out)), heard)] = np.nan
+    out[np.setdiff1d(np.arange(len(out)) if times is None else times, heard)] = np.nan
     if not system.shares or out.size == 0:
         return
-    width = tile_width(lon)
-    batches, columns = _batches(system), list(spans(lon, width))
+    tiles, batches = tiles_of(lon, lat, system.every), _batches(system)
 
-    def strip(row: Span) -> None:
-        for group in groups(columns, COLUMNS):
-            _strip(out, lon, lat, row, group, system, batches, kink)
+    def strip(row: int) -> None:
+        for group in groups(tiles.columns, COLUMNS):
+            _strip(out, tiles, row, group, system, batches, kink)
 
-    in_threads(strip, list(spans(lat, width)), uses_blas=True)
+    in_threads(strip, range(len(tiles.rows)), uses_blas=True)
 
 
 class Batch(NamedTuple):
@@ -166,7 +173,7 @@ def _batches(system: System) -> list[Batch]:
             part = members[start : start + BATCH]
             shares = [system.shares[number] for number in part]
             k, r = max(share.rows.size for share in shares), max(share.signs.size for share in shares)
-            rows = np.full((len(part), k), len(system.points) + 1)
+            rows = np.full((len(part), k), len(system.ever) + 1)
             roots, signs = np.zeros((len(part), r, k), kind), np.zeros((len(part), r), kind)
             for i, share in enumerate(shares):
                 rows[i, : share.rows.size], signs[i, : share.signs.size] = share.rows, share.signs
@@ -188,22 +195,16 @@ class NearPart(NamedTuple):
 
 
 def _strip(
-    out: Singles,
-    lon: Floats,
-    lat: Floats,
-    row: Span,
-    columns: list[Span],
-    system: System,
-    batches: list[Batch],
-    kink: float,
+    out: Singles, tiles: Tiles, row: int, group: range, system: System, batches: list[Batch], kink: float
 ) -> None:
     """Some neighbouring tiles between two parallels."""
-    weights = node_weights(lat[row.cells], row).astype(np.float32)
-    cells = slice(columns[0].cells.start, columns[-1].cells.stop)
+    weights, rows = tiles.down[row].astype(np.float32), tiles.rows[row].cells
+    cells = slice(tiles.columns[group[0]].cells.start, tiles.columns[group[-1]].cells.stop)
     far = np.zeros((len(system.shares), NODES, cells.stop - cells.start), np.float32)
     near, exact = [], []
-    for column in columns:
-        part = _at_nodes(far[:, :, within(column.cells, cells)], lon, lat, row, column, system, batches, kink)
+    for number in group:
+        column = tiles.columns[number].cells
+        part = _at_nodes(far[:, :, within(column, cells)], tiles, row, number, system, batches, kink)
         if part is None:
             exact.append(column)
         elif len(part.cross):
@@ -215,52 +216,41 @@ def _strip(
             _add_near(tile[:, :, within(part.cells, cells)], weights, part.linear[slab], part.square[slab], part.cross)
         np.maximum(tile, 0.0, out=tile)
         for share, field in zip(system.shares[slab], tile, strict=True):
-            out[share.times, row.cells, cells] = field
+            out[share.times, rows, cells] = field
     for column in exact:
-
-        def targets(rows: slice, some: slice) -> Floats:
-            y, x = np.meshgrid(lat[rows], lon[some], indexing="ij")
-            return chord_points(x.ravel(), y.ravel())
-
-        for rows in _pieces(row.cells, column.cells, len(system.points) + 1):
-            _tile(out, targets, system, (rows, column.cells))
+        for some in _pieces(rows, column, len(system.ever) + 1):
+            _tile(out, lambda y, x: grid_points(tiles.lon[x], tiles.lat[y]), system, (some, column))
 
 
 def _at_nodes(
-    far: Singles,
-    lon: Floats,
-    lat: Floats,
-    row: Span,
-    column: Span,
-    system: System,
-    batches: list[Batch],
-    kink: float,
+    far: Singles, tiles: Tiles, row: int, column: int, system: System, batches: list[Batch], kink: float
 ) -> NearPart | None:
     """The far part of all shares into `far` (s, NODES, cells), and the near one; None where the tile must be computed cell by cell."""
-    nodes, close = nodes_and_near(row, column, system.points, kink)
+    seen = tiles.seen(row, column)
+    close = seen.near(kink)[system.ever]
     near = np.flatnonzero(close)
     if near.size >= MANY:
         return None
-    n, q = len(system.points), near.size
+    n, q, nodes = len(system.ever), near.size, NODES**2
     # Far covariances and the 1 at the nodes, and a unit column for each near station; a row of zeros for what is padded.
-    x = np.zeros((n + 2, len(nodes) + q))
-    x[:n, : len(nodes)][~close] = system.covariance(pair_distance(system.points[~close], nodes))
-    x[n, : len(nodes)] = 1.0
-    x[near, len(nodes) + np.arange(q)] = 1.0
-    tables, base = {False: x}, {False: np.zeros((1 + q, len(nodes) + q))}
+    x = np.zeros((n + 2, nodes + q))
+    x[:n, :nodes][~close] = system.covariance(seen.distance[:, system.ever[~close]]).T
+    x[n, :nodes] = 1.0
+    x[near, nodes + np.arange(q)] = 1.0
+    tables, base = {False: x}, {False: np.zeros((1 + q, nodes + q))}
     if system.inverse is not None:
         tables[True] = np.zeros_like(x)
         tables[True][:-1] = system.inverse @ x[:-1]
-        base[True] = _quadratic(x, tables[True], len(nodes))
-    fields, squares = np.empty((len(system.shares), 1 + q, len(nodes))), np.empty((len(system.shares), q, q))
+        base[True] = _quadratic(x, tables[True], nodes)
+    fields, squares = np.empty((len(system.shares), 1 + q, nodes)), np.empty((len(system.shares), q, q))
     for batch in batches:
         parts = batch.roots @ tables[batch.lacking].astype(batch.roots.dtype, copy=False)[batch.rows]
         signed = parts * batch.signs[:, :, None]
-        whole = np.empty((len(parts), 1 + q, len(nodes) + q))
+        whole = np.empty((len(parts), 1 + q, nodes + q))
         whole[:, 0] = np.einsum("brm,brm->bm", signed, parts)
-        whole[:, 1:] = signed[:, :, len(nodes) :].swapaxes(1, 2) @ parts
+        whole[:, 1:] = signed[:, :, nodes:].swapaxes(1, 2) @ parts
         whole -= base[batch.lacking]
-        fields[batch.numbers], squares[batch.numbers] = whole[:, :, : len(nodes)], whole[:, 1:, len(nodes) :]
+        fields[batch.numbers], squares[batch.numbers] = whole[:, :, :nodes], whole[:, 1:, nodes:]
     fields[:, 0] += system.prior
     fields[:, 1:] *= 2.0
     sizes = [
@@ -269,18 +259,15 @@ def _at_nodes(
     ]
     if not max(sizes) <= CANCELLING * system.prior:
         return None
-    along = node_weights(lon[column.cells], column)
-    interpolated = fields.reshape(-1, NODES) @ along.T
+    interpolated = fields.reshape(-1, NODES) @ tiles.along[column].T
     interpolated = interpolated.reshape(len(fields), 1 + q, NODES, -1).astype(np.float32)
     far[...] = interpolated[:, 0]
-    y, east = np.meshgrid(lat[row.cells], lon[column.cells], indexing="ij")
-    cross = system.covariance(pair_distance(system.points[near], chord_points(east.ravel(), y.ravel())))
-    return NearPart(
-        column.cells,
-        np.ascontiguousarray(interpolated[:, 1:]),
-        squares.astype(np.float32),
-        cross.astype(np.float32).reshape(q, *y.shape),
-    )
+    cells, cross = tiles.columns[column].cells, np.empty((0, 0, 0), np.float32)
+    if q:
+        points = system.every[system.ever[near]]
+        cross = system.covariance(pair_distance(points, tiles.cells(row, column))).astype(np.float32)
+        cross = cross.reshape(q, -1, cells.stop - cells.start)
+    return NearPart(cells, np.ascontiguousarray(interpolated[:, 1:]), squares.astype(np.float32), cross)
 
 
 def _quadratic(x: Floats, table: Floats, nodes: int) -> Floats:
@@ -317,7 +304,7 @@ def _pieces(rows: slice, columns: slice, width: int) -> Iterator[slice]:
 
 def _tile(out: Singles, targets: Targets, system: System, tile: tuple[slice, slice]) -> None:
     cells = targets(*tile)
-    cross = np.ones((len(system.points) + 1, len(cells)))
+    cross = np.ones((len(system.ever) + 1, len(cells)))
     cross[:-1] = system.covariance(pair_distance(system.points, cells))
     tables, starts = {False: cross}, {False: np.full(len(cells), system.prior)}
     if system.inverse is not None:

@@ -234,21 +234,30 @@ def _work(out: Singles, axes: Axes, group: Group, weight: Radial | None, finish:
 
 
 def _groups(points: Floats, values: Floats, neighbours: int) -> Iterator[Group]:
-    """Patterns of like silence, by powers of two; each by itself where they have little in common."""
+    """Patterns of like silence, by powers of two, those for which all points are candidates together; each by itself where they have
+    little in common. Points that never report are left out."""
+    ever = np.isfinite(values).any(axis=1)
+    points, values = points[ever], values[ever]
     patterns = list(silence_patterns(values))
     share = np.array([reporting.size / len(points) for reporting, _ in patterns])
     octave = np.floor(-np.log2(share))
+    whole: list[Pattern] = []
     for label in np.unique(octave):
         members = np.flatnonzero(octave == label)
         alike = [patterns[i] for i in members]
         part = share[members].min()
         depth = min(len(points), int(np.ceil((neighbours + SPREAD * np.sqrt(neighbours * (1 - part))) / part)))
         if len(alike) > 1 and depth <= SHARED:
-            yield _group(points, values, alike, depth, neighbours)
+            if depth == len(points):
+                whole += alike
+            else:
+                yield _group(points, values, alike, depth, neighbours)
             continue
         for reporting, columns in alike:
             own = [(np.arange(reporting.size), columns)]
             yield _group(points[reporting], values[reporting], own, min(neighbours, reporting.size))
+    if whole:
+        yield _group(points, values, whole, len(points), neighbours)
 
 
 def _group(points: Floats, values: Floats, patterns: list[Pattern], depth: int, neighbours: int | None = None) -> Group:
@@ -513,7 +522,7 @@ def columns_of(pattern, silence):  # type: ignore[no-untyped-def]  # pragma: no 
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, columns):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, columns, wanted):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """out = level + shares . weights, run by run; divided by the sum of the weights if `present` is not empty.
 
     Parameters
@@ -521,6 +530,7 @@ def sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, c
     out : (t, rows, cols) float32; tile : (4,); runs : (r, 3); columns : (c,), of out
     members : (s, q) int64, candidates of each set, q a multiple of 4; level : (s, c); shares : (s, c, q), 0 beyond the members
     weights : (candidates * m + lanes,) float64; present : (q,), 1 for members, 0 beyond
+    wanted : (d, rows, cols) bool, column c is at d = c % len(wanted): cells that are needed, others become NaN; or empty: all are
     """
     width = tile[3] - tile[2]
     m = (tile[1] - tile[0]) * width
@@ -534,6 +544,11 @@ def sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, c
             continue
         for i in range(a, b, lanes):
             start, n = np.uint64(x + i - a), np.uint64(min(lanes, b - i))
+            if wanted.size > 0 and not _any_wanted(wanted, columns, y, start, n):
+                for day in columns:
+                    for lane in range(n):
+                        out[day, y, start + lane] = np.nan
+                continue
             if present.size:
                 _sum(total, 0.0, ones, 0, 0, weights, members, s, m, i)
                 for lane in range(np.uint64(lanes)):
@@ -546,6 +561,17 @@ def sum_runs(out, tile, lanes, runs, members, level, shares, weights, present, c
                         total[lane] *= norm[lane]
                 for lane in range(n):
                     out[day, y, start + lane] = total[lane]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _any_wanted(wanted, columns, y, start, n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Whether any of n cells of a row, from `start` on, is wanted in any of the columns."""
+    found = False
+    for c in columns:
+        row = wanted[c % len(wanted), y]
+        for lane in range(n):
+            found |= row[start + lane]
+    return found
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")

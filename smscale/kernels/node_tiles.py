@@ -8,12 +8,13 @@ their places on the globe, not in the grid: a cell's value does not depend on wh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smscale.kernels.sphere import chord_points, pair_distance
+from smscale.kernels.sphere import chord_points, grid_points, pair_distance
 
 Floats = NDArray[np.float64]
 
@@ -21,6 +22,8 @@ Floats = NDArray[np.float64]
 NODES, CELLS = 12, 50
 #: A point is far from a tile from so many half diagonals of it on, from its middle.
 FAR = 1.5
+#: Distances from the nodes of a grid's tiles to points that are kept for the next who ask for the same ones: 16 MB.
+KEPT = 2_000_000
 
 
 class Span(NamedTuple):
@@ -56,35 +59,77 @@ def spans(axis: Floats, width: float) -> Iterator[Span]:
         yield Span(slice(int(start), int(stop)), float(tile[start] * width), float((tile[start] + 1) * width))
 
 
-def groups(spans: list[Span], most: int) -> Iterator[list[Span]]:
-    """Runs of neighbouring tiles of at most so many cells, or of one tile."""
-    group: list[Span] = []
-    for span in spans:
-        if group and span.cells.stop - group[0].cells.start > most:
-            yield group
-            group = []
-        group.append(span)
-    yield group
+def groups(spans: list[Span], most: int) -> Iterator[range]:
+    """Numbers of neighbouring tiles of at most so many cells together, or of one tile."""
+    start = 0
+    for number, span in enumerate(spans):
+        if number > start and span.cells.stop - spans[start].cells.start > most:
+            yield range(start, number)
+            start = number
+    yield range(start, len(spans))
 
 
 def within(part: slice, whole: slice) -> slice:
     return slice(part.start - whole.start, part.stop - whole.start)
 
 
-def nodes_and_near(row: Span, column: Span, points: Floats, kink: float) -> tuple[Floats, NDArray[np.bool_]]:
-    """A tile's nodes (NODES**2, 3) in km, and which of the points (n,) are near it.
+class Seen(NamedTuple):
+    """Points (n,) as a tile sees them: km from its nodes (NODES**2, n), km from its middle (n,), the tile's own half diagonal."""
 
-    Near is also what may be as far as `kink`, a distance (km) at which the covariance is not smooth, beside 0.
+    distance: Floats
+    away: Floats
+    reach: float
+
+    def near(self, kink: float) -> NDArray[np.bool_]:
+        """(n,): which are near; also what may be as far as `kink`, a distance (km) at which the covariance is not smooth, beside 0."""
+        return (self.away < FAR * self.reach) | (np.abs(self.away - kink) < self.reach)
+
+
+class Tiles:
+    """A grid's tiles, and some points (n, 3) in km as they see them; `tiles_of` keeps those that were asked for last.
+
+    rows, columns : spans of latitude and longitude; down, along : `node_weights` of each
     """
-    y, x = np.meshgrid(row.nodes, column.nodes, indexing="ij")
-    # Nodes, corners and the middle of the tile.
-    east = np.hstack([x.ravel(), [column.low, column.high] * 2, (column.low + column.high) / 2])
-    north = np.hstack([y.ravel(), np.repeat([row.low, row.high], 2), (row.low + row.high) / 2])
-    places = chord_points(east, north)
-    nodes, corner, centre = places[:-5], places[-5:-1], places[-1:]
-    reach = float(pair_distance(centre, corner).max())
-    away = pair_distance(centre, points)[0]
-    return nodes, (away < FAR * reach) | (np.abs(away - kink) < reach)
+
+    def __init__(self, lon: Floats, lat: Floats, points: Floats) -> None:
+        width = tile_width(lon)
+        self.lon, self.lat, self.points = lon, lat, points
+        self.rows, self.columns = list(spans(lat, width)), list(spans(lon, width))
+        self.down = [node_weights(lat[span.cells], span) for span in self.rows]
+        self.along = [node_weights(lon[span.cells], span) for span in self.columns]
+        self._seen: dict[tuple[int, int], Seen] = {}
+        self._keeps = len(self.rows) * len(self.columns) * NODES**2 * len(points) <= KEPT
+
+    def seen(self, row: int, column: int) -> Seen:
+        """The points from one tile."""
+        found = self._seen.get((row, column))
+        if found is None:
+            found = _seen(self.rows[row], self.columns[column], self.points)
+            if self._keeps:
+                self._seen[row, column] = found
+        return found
+
+    def cells(self, row: int, column: int) -> Floats:
+        """(m * n, 3) km of a tile's cells, row by row."""
+        return grid_points(self.lon[self.columns[column].cells], self.lat[self.rows[row].cells])
+
+
+def tiles_of(lon: Floats, lat: Floats, points: Floats) -> Tiles:
+    """The tiles of a grid: lon (n,) and lat (m,) degrees, each ascending or descending."""
+    return _tiles_of(lon.tobytes(), lat.tobytes(), np.ascontiguousarray(points).tobytes())
+
+
+@lru_cache(maxsize=1)
+def _tiles_of(lon: bytes, lat: bytes, points: bytes) -> Tiles:
+    return Tiles(np.frombuffer(lon), np.frombuffer(lat), np.frombuffer(points).reshape(-1, 3))
+
+
+def _seen(row: Span, column: Span, points: Floats) -> Seen:
+    nodes = grid_points(column.nodes, row.nodes)
+    corner = chord_points([column.low, column.high] * 2, np.repeat([row.low, row.high], 2))
+    middle = chord_points([(column.low + column.high) / 2], [(row.low + row.high) / 2])
+    reach = float(pair_distance(middle, corner).max())
+    return Seen(pair_distance(nodes, points), pair_distance(middle, points)[0], reach)
 
 
 def _nodes() -> Floats:

@@ -22,6 +22,8 @@ from smscale.kernels.threads import in_threads
 Floats32 = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Index = tuple[int | slice, ...]
+#: What says which values of a plane are strange; None where nothing is.
+Strange = Callable[[Floats32], NDArray[np.bool_]] | None
 
 #: Cells of a slab, which one thread works on; and values of a table of rows that is gathered from one (2 MiB).
 SLAB, TABLE = 1 << 17, 1 << 19
@@ -132,7 +134,7 @@ def outside(
     planes: Sequence[NDArray[Any]],
     low: Floats32,
     high: Floats32,
-    strange: Sequence[Callable[[Floats32], NDArray[np.bool_]] | None],
+    strange: Sequence[Strange],
 ) -> NDArray[np.bool_]:
     """Whether some plane is below its `low` or above its `high` (k,), or its `strange`, if it has one, says so; not where it is NaN.
 
@@ -142,6 +144,7 @@ def outside(
     """
     given = [np.atleast_1d(plane) for plane in planes]
     low, high = low.copy(), high.copy()
+    given, low, high, strange = _still_judged(given, low, high, strange)
     for c, says in enumerate(strange):
         if says is not None and given[c].size < SLAB:  # judged at its own size, not at the common one
             with np.errstate(over="ignore"):
@@ -160,6 +163,25 @@ def outside(
 
     in_threads(work, slabs(out.shape, SLAB))
     return out
+
+
+def _still_judged(
+    given: list[NDArray[Any]], low: Floats32, high: Floats32, strange: Sequence[Strange]
+) -> tuple[list[NDArray[Any]], Floats32, Floats32, Sequence[Strange]]:
+    """Planes that stay along the first axis judged once for all of it: one plane, 1 where one of them is outside, in place of them."""
+    shape = np.broadcast_shapes(*(plane.shape for plane in given))
+    still = [c for c, plane in enumerate(given) if plane.ndim < len(shape) or len(plane) == 1]
+    moving = [c for c in range(len(given)) if c not in still]
+    if len(still) < 2 or not moving or len(shape) < 2 or 0 in shape:
+        return given, low, high, strange
+    found = outside([given[c] for c in still], low[still], high[still], [strange[c] for c in still])
+    zero = np.zeros(1, np.float32)
+    return (
+        [found.astype(np.float32), *(given[c] for c in moving)],
+        np.concatenate([zero, low[moving]]),
+        np.concatenate([zero, high[moving]]),
+        [None, *(strange[c] for c in moving)],
+    )
 
 
 @intrinsic

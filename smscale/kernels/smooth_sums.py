@@ -16,21 +16,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from smscale.kernels.node_tiles import (
-    NODES,
-    Span,
-    groups,
-    node_weights,
-    nodes_and_near,
-    spans,
-    tile_width,
-    within,
-)
-from smscale.kernels.sphere import chord_points, pair_distance
+from smscale.kernels.node_tiles import NODES, Tiles, groups, tiles_of, within
+from smscale.kernels.sphere import pair_distance
 from smscale.kernels.threads import in_threads
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
+Integers = NDArray[np.int64]
 Covariance = Callable[[Floats], Floats]
 
 #: Columns of the grid that are finished at once: bounds memory.
@@ -53,65 +45,83 @@ class Sources(NamedTuple):
     scale: float
 
 
-def fill(out: Singles, lon: Floats, lat: Floats, sources: Sources) -> None:
+def fill(out: Singles, lon: Floats, lat: Floats, sources: Sources, times: Integers | None = None) -> None:
     """Fill `out` (t, m, n) with the field at lat (m,) and lon (n,) degrees, each ascending or descending.
 
     As many strips of tiles are summed at once as BLAS has threads, which it gives up meanwhile.
+
+    Parameters
+    ----------
+    times : (t,) which of a longer `out` (s, m, n) are filled, if not all
     """
-    width = tile_width(lon)
-    columns, rows = list(spans(lon, width)), list(spans(lat, width))
-    in_threads(lambda row: _strip(out, lon, lat, row, columns, sources), rows, uses_blas=True)
+    tiles = tiles_of(lon, lat, sources.points)
+    used = np.flatnonzero(sources.coefficients.any(axis=1))
+    in_threads(lambda row: _strip(out, times, tiles, row, sources, used), range(len(tiles.rows)), uses_blas=True)
 
 
-def _strip(out: Singles, lon: Floats, lat: Floats, row: Span, columns: list[Span], sources: Sources) -> None:
-    """All tiles between two parallels."""
-    weights = node_weights(lat[row.cells], row).astype(np.float32)
-    for group in groups(columns, COLUMNS):
-        cells = slice(group[0].cells.start, group[-1].cells.stop)
-        strip = np.empty((len(out), NODES, cells.stop - cells.start), np.float32)
+def _strip(
+    out: Singles, times: Integers | None, tiles: Tiles, row: int, sources: Sources, used: NDArray[np.intp]
+) -> None:
+    """All tiles between two parallels; `used` are the points that add something."""
+    size = sources.level.size
+    weights, rows = tiles.down[row].astype(np.float32), tiles.rows[row].cells
+    for group in groups(tiles.columns, COLUMNS):
+        cells = slice(tiles.columns[group[0]].cells.start, tiles.columns[group[-1]].cells.stop)
+        strip = np.empty((size, NODES, cells.stop - cells.start), np.float32)
         near, exact = [], []
-        for column in group:
-            close, cancels = _far(strip[:, :, within(column.cells, cells)], lon[column.cells], row, column, sources)
+        for number in group:
+            column = tiles.columns[number].cells
+            close, cancels = _far(strip[:, :, within(column, cells)], tiles, row, number, sources, used)
             if cancels:
-                exact.append(column)
+                exact.append(number)
             elif close.size:
                 shares = np.ascontiguousarray(sources.coefficients[close].T, dtype=np.float32)
-                cross = _cross(lon[column.cells], lat[row.cells], sources, close).astype(np.float32)
-                near.append((column, shares, cross.reshape(close.size, -1, column.cells.stop - column.cells.start)))
-        for start in range(0, len(out), SLAB):
+                cross = _cross(tiles, row, number, sources, close).astype(np.float32)
+                near.append((column, shares, cross.reshape(close.size, -1, column.stop - column.start)))
+        for start in range(0, size, SLAB):
             slab = slice(start, start + SLAB)
-            np.matmul(weights, strip[slab], out=out[slab, row.cells, cells])
+            if times is None:
+                part = out[slab, rows, cells]
+            else:
+                part = np.empty((min(SLAB, size - start), rows.stop - rows.start, cells.stop - cells.start), np.float32)
+            np.matmul(weights, strip[slab], out=part)
             for column, shares, cross in near:
-                _add(out[slab, row.cells, column.cells], shares[slab], cross)
-        for column in exact:
-            tile = out[:, row.cells, column.cells]
-            whole = _cross(lon[column.cells], lat[row.cells], sources, np.arange(len(sources.points)))
-            tile[...] = (sources.coefficients.T @ whole + sources.level[:, None]).reshape(tile.shape)
+                _add(part[:, :, within(column, cells)], shares[slab], cross)
+            if times is not None:
+                out[times[slab], rows, cells] = part
+        for number in exact:
+            columns = tiles.columns[number].cells
+            whole = sources.coefficients[used].T @ _cross(tiles, row, number, sources, used) + sources.level[:, None]
+            found = whole.reshape(size, -1, columns.stop - columns.start)
+            out[slice(None) if times is None else times, rows, columns] = found
 
 
-def _far(strip: Singles, lon: Floats, row: Span, column: Span, sources: Sources) -> tuple[NDArray[np.intp], bool]:
+def _far(
+    strip: Singles, tiles: Tiles, row: int, column: int, sources: Sources, used: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], bool]:
     """Far points' sum and the level at the tile's nodes along latitude and cells along longitude, into `strip` (t, NODES, c).
 
     Returns
     -------
     the points that are near, and whether far ones cancel so that the tile must be summed cell by cell instead
     """
-    nodes, close = nodes_and_near(row, column, sources.points, sources.kink)
-    values = sources.covariance(pair_distance(nodes, sources.points[~close])) @ sources.coefficients[~close]
-    near = np.abs(sources.coefficients[close]).sum(axis=0) * sources.covariance(np.zeros(1))
+    seen = tiles.seen(row, column)
+    close = seen.near(sources.kink)[used]
+    far, near = used[~close], used[close]
+    values = sources.covariance(seen.distance[:, far]) @ sources.coefficients[far]
+    terms = np.abs(sources.coefficients[near]).sum(axis=0) * sources.covariance(np.zeros(1))
     cancels = bool(
         np.abs(values).max(initial=0.0) > CANCELLING * sources.scale
-        or near.max(initial=0.0) > CANCELLING_TERMS * sources.scale
+        or terms.max(initial=0.0) > CANCELLING_TERMS * sources.scale
     )
     at_nodes = (values + sources.level).T.reshape(-1, NODES)
-    strip[...] = (at_nodes @ node_weights(lon, column).T).reshape(strip.shape)
-    return np.flatnonzero(close), cancels
+    strip[...] = (at_nodes @ tiles.along[column].T).reshape(strip.shape)
+    return near, cancels
 
 
-def _cross(lon: Floats, lat: Floats, sources: Sources, points: NDArray[np.intp]) -> Floats:
+def _cross(tiles: Tiles, row: int, column: int, sources: Sources, points: NDArray[np.intp]) -> Floats:
     """Covariance (k, r * c) of some points and a tile's cells."""
-    y, x = np.meshgrid(lat, lon, indexing="ij")
-    return sources.covariance(pair_distance(sources.points[points], chord_points(x.ravel(), y.ravel())))
+    return sources.covariance(pair_distance(sources.points[points], tiles.cells(row, column)))
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})

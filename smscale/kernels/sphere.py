@@ -39,6 +39,15 @@ def chord_points(
     return np.concatenate([points, height[..., None]], axis=-1)
 
 
+def grid_points(lon: Floats, lat: Floats) -> Floats:
+    """(m * n, 3) `chord_points` of a grid's cells, row by row: lon (n,), lat (m,) degrees."""
+    lam, phi = np.deg2rad(lon), np.deg2rad(lat)[:, None]
+    points = np.empty((phi.size, lam.size, 3))
+    points[..., 0], points[..., 1], points[..., 2] = np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)
+    points *= EARTH_RADIUS_KM
+    return points.reshape(-1, 3)
+
+
 def pair_distance(a: Floats, b: Floats) -> Floats:
     """(n, m) float64: Euclidean distances of (n, d) and (m, d) points, each from its own differences (no cancellation)."""
     return cdist(a, b)

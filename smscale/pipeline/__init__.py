@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,10 +15,12 @@ from smscale.block_plan import Plan
 from smscale.blocks import Ledger
 from smscale.config import Recipe, read_yaml
 from smscale.errors import RecipeError, StoreError
+from smscale.observe import Observer, Record, Sink, about_machine, versions
 from smscale.pipeline.layout import layout_of
-from smscale.pipeline.run import Run, claim, inscribe
-from smscale.places import Place, is_remote, place, reach
-from smscale.workspace import PRODUCTS, Workspace, remove
+from smscale.pipeline.run import Run, claim, inscribe, values_of
+from smscale.pipeline.run_page import RunPage
+from smscale.places import Place, given, is_remote, reach
+from smscale.workspace import PRODUCTS, REPOSITORIES, Workspace, remove
 
 Say = Callable[[str], Any]
 
@@ -32,6 +33,7 @@ def run(
     fresh: bool = False,
     progress: bool = True,
     say: Say = lambda text: None,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
     """Run a recipe in a workspace; what an earlier run finished is not done again.
 
@@ -40,6 +42,8 @@ def run(
     cluster : "local", the address of a scheduler, or None for this process alone
     only : one stage; those before it must be finished
     fresh : remove what the workspace holds first
+    progress : whether bars are shown
+    sinks : are told what is done, beside the run's own record in the workspace
 
     Returns
     -------
@@ -50,7 +54,7 @@ def run(
     SmscaleError
         in one line.
     """
-    with workspace.held():
+    with workspace.held(say):
         if fresh:
             _clear(workspace)
         recipe = with_region(recipe)
@@ -62,29 +66,38 @@ def run(
         for leftover in (workspace.cube, workspace.maps_path):
             store.sweep(leftover)
         # One BLAS thread here as on the workers: more would sum in another order, and give other last bits.
-        with threadpool_limits(1), _workers(recipe, cluster, say) as client:
-            going = Run(recipe, workspace, tuple(stages), tuple(wanted), client, progress, say)
+        watch = Observer([*sinks, Record(workspace.root), RunPage(workspace)], _about(recipe, cluster, only, fresh))
+        with threadpool_limits(1), _workers(recipe, cluster, say) as connect, watch.running():
+            client = watch.connecting(connect)
+            going = Run(recipe, workspace, tuple(stages), tuple(wanted), client, progress, say, watch=watch)
             _check_models(recipe, workspace)
             if only:
                 _require_earlier(going, stages, only)
             inscribe(recipe, workspace)
             if recipe.world and only in (None, "ingest"):
                 _clear_other_world(_world_file(recipe), workspace.root / "world")
-                _simulate(_world_file(recipe), workspace.root / "world", client, progress, say)
+                _simulate(_world_file(recipe), workspace.root / "world", client, progress, say, watch)
             reports = {}
             for name in wanted:
-                start = time.perf_counter()
-                before = workspace.finished(name)
-                reports[name] = stages[name](going)
-                if workspace.finished(name) != before or before is None:
-                    say(f"{name:<10} done in {time.perf_counter() - start:.0f} s\n")
+                with watch.stage(name) as stage:
+                    before = workspace.finished(name)
+                    reports[name] = stages[name](going)
+                    did = workspace.finished(name) != before or before is None
+                    stage.state = "done" if did else "nothing to do"
+                if did:
+                    say(f"{name:<10} done in {stage.seconds:.0f} s\n")
         if "evaluate" in reports:
             _summarise(recipe, workspace, reports["evaluate"], say)
         return reports
 
 
 def simulate(
-    world: Path, out: Place, cluster: str | None = "local", progress: bool = True, say: Say = lambda text: None
+    world: Path,
+    out: Place,
+    cluster: str | None = "local",
+    progress: bool = True,
+    say: Say = lambda text: None,
+    sinks: Sequence[Sink] = (),
 ) -> None:
     """Write a nature run: product files in their real formats, with the truth beside them."""
     from smscale.config import Resources
@@ -92,8 +105,9 @@ def simulate(
     if _is_other_world(world, out):
         raise StoreError(f"{out} holds another nature run (see its world.yaml): name another folder, or remove it")
     resources = Resources()
-    with _connect(cluster, resources.workers, resources.memory_per_worker, say) as client:
-        _simulate(world, out, client, progress, say)
+    watch = Observer(sinks, {"versions": versions(), "machine": about_machine()})
+    with _connect(cluster, resources.workers, resources.memory_per_worker, say) as connect, watch.running():
+        _simulate(world, out, watch.connecting(connect), progress, say, watch)
     say(f"files      {out}\ntruth      {out / 'truth.zarr'}\n")
 
 
@@ -147,7 +161,7 @@ def _stages(recipe: Recipe) -> dict[str, Callable[[Run], dict[str, Any]]]:
     def inputs(run: Run) -> Place:
         if not recipe.inputs:
             return run.workspace.root / "world"
-        found = place(recipe.inputs) if is_remote(recipe.inputs) else recipe.resolve(recipe.inputs)
+        found = given(recipe.inputs) if is_remote(recipe.inputs) else recipe.resolve(recipe.inputs)
         reach(found)
         return found
 
@@ -183,16 +197,28 @@ def with_region(recipe: Recipe) -> Recipe:
     return replace(recipe, region=recipe.region or world.region, period=recipe.period or (world.start, world.end))
 
 
-def _simulate(world_file: Path, out: Place, client: Any, progress: bool, say: Say) -> None:
+def _simulate(world_file: Path, out: Place, client: Any, progress: bool, say: Say, watch: Observer) -> None:
     from smscale.simulate import World, phases
 
-    world = World.from_file(world_file)
-    start = time.perf_counter()
-    did = 0
-    for name, tasks in phases(world, str(out)):
-        outcome = blocks.run(tasks, Ledger(out / "ledger" / name), client, f"simulate {name}", progress)
-        did += len(tasks) - outcome.done_before
-    say(f"{'simulate':<10} {f'done in {time.perf_counter() - start:.0f} s' if did else 'nothing to do'}\n")
+    store.sweep(out / "truth.zarr")
+    with watch.stage("simulate") as stage:
+        for name, tasks in phases(World.from_file(world_file), str(out)):
+            blocks.run(tasks, Ledger(out / "ledger" / name), client, f"simulate {name}", progress, watch=watch)
+        stage.state = "done" if stage.sum("done") else "nothing to do"
+    say(f"{'simulate':<10} {f'done in {stage.seconds:.0f} s' if stage.sum('done') else 'nothing to do'}\n")
+
+
+def _about(recipe: Recipe, cluster: str | None, only: str | None, fresh: bool) -> dict[str, Any]:
+    """What a run's record says beside what was done. Of a cluster's address only how it is spoken to: no host."""
+    where, _, host = (cluster or "this process").partition("://")
+    return {
+        "where": f"{where}://" if host else Path(where).stem,
+        "only": only,
+        "fresh": fresh,
+        "versions": versions(),
+        "machine": about_machine(),
+        "recipe": values_of(recipe),
+    }
 
 
 def _workers(recipe: Recipe, where: str | None, say: Say) -> Any:
@@ -215,6 +241,7 @@ def _clear(workspace: Workspace) -> None:
         "report",
         "cube.zarr/zarr.json",
         "cube.zarr",
+        *REPOSITORIES,
     ):
         remove(workspace.root / name)
     _remove_world(workspace.root / "world")

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from smscale import blocks
-from smscale.places import Place
+from smscale.places import Place, write_bytes
 
 
 def write_arrays(path: Place, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name."""
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
-    blocks.write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def read_arrays(path: Place) -> dict[str, np.ndarray]:

@@ -154,6 +154,7 @@ class Merge:
 
     def finish(self) -> dict[str, Any]:
         """Whatever is not done: coarse means, residuals, maps."""
+        workspace = self.run.workspace
         solved = self.solve()
         tasks = [
             Task(b.key, merge_block, (self.merging(solved), grid, b.region), self.fingerprint, b.cells)
@@ -163,12 +164,13 @@ class Merge:
         if self.closing is not None:
             means = dict.fromkeys([self.background, solved["final"]])
             solved["closure"]["coarse_mean_errors"] = agreement(self.run, self.plan, self.closing, list(means))
-        store.publish(str(self.run.workspace.maps_path), "")
+        store.publish(str(workspace.maps_path), "")
         maps = [*([self.background] if self.closing else []), *self.names]
         report = solved | {"status": totals(results.values(), [name.removeprefix("soil_moisture_") for name in maps])}
-        remove(self.run.workspace.root / "ledger" / "fuse" / "sums")
+        remove(workspace.root / "ledger" / "fuse" / "sums")
         kept = [name for name in ("fields", "closure") if (self._folder / name).exists()]
-        return report | {"files": sealed(self.run.workspace, "maps.zarr", *(f"ledger/fuse/{name}" for name in kept))}
+        parts = (workspace.maps_path.name, *(f"ledger/fuse/{name}" for name in kept))
+        return report | {"files": sealed(workspace, *parts)}
 
     def solve(self) -> dict[str, Any]:
         """Pass one: the closure, then every step's residual system, slab by slab; kept where every worker reads its own."""
@@ -244,6 +246,7 @@ class Merge:
         fusion, stations, steps = self.run.recipe.fusion, self.run.workspace.stations, self.layout.steps
         background, observed, held = self._at_stations()
         merged = np.where(held, np.nan, observed)
+        unseen = _held_unseen(held, observed, background)
         coords = np.column_stack([stations["lon"].values, stations["lat"].values]).astype(np.float64)
         groups = pooling_levels(steps["time"].values, steps["overpass"].values, fusion.pooling)
         facts = {}
@@ -259,7 +262,8 @@ class Merge:
                 fusion.taper_km,
             )
             keep_posed(self.run.workspace.root, name, posed)
-            facts[name] = posed.to_dict()
+            told = posed.to_dict()
+            facts[name] = told | {"left_out": {what: n - unseen.get(what, 0) for what, n in told["left_out"].items()}}
         return facts
 
     def _ways(self) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -330,6 +334,15 @@ def _interpolator(how: str, fusion: Fusion) -> Kriging | InverseDistance:
     if how == "idw":
         return InverseDistance(fusion.idw_neighbours, fusion.idw_power)
     return Kriging(fusion.variogram, fusion.neighbours, fusion.exact, negative_weights=fusion.negative_weights)
+
+
+def _held_unseen(held: np.ndarray, observed: np.ndarray, background: np.ndarray) -> dict[str, int]:
+    """Stations that were merged nowhere for no other reason than to be held out: they are not silent."""
+    whole, seen = held.all(axis=1), np.isfinite(observed)
+    return {
+        "stations_silent": int((whole & seen.any(axis=1)).sum()),
+        "stations_never_compared": int((whole & (seen & np.isfinite(background)).any(axis=1)).sum()),
+    }
 
 
 class _LeftOut(Mapping[str, np.ndarray]):

@@ -11,10 +11,11 @@ from math import cos, radians
 from pathlib import Path
 from typing import Any
 
-from smscale import blocks, config
+from smscale import config
 from smscale.errors import InputError, RecipeError
 from smscale.grid import Grid
 from smscale.pipeline.layout import COARSE_KM
+from smscale.places import write_text
 from smscale.sources import outline as outlines
 from smscale.sources.needs import Box, Requirement, requirements, utc_days
 from smscale.sources.products import FAMILIES, SERIES, TABLES, Series, calendar, flying
@@ -108,7 +109,7 @@ def init(
     facts = _work_out(name, region, period, step, today or date.today())
     text = _recipe(facts, inputs or f"raw/{name}", path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    blocks.write_text(path, text)
+    write_text(path, text)
     config.read(path)
     files, gigabytes = (sum(column) for column in zip(*facts.sizes.values(), strict=True))
     rows, cols = facts.grid.shape

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from smscale import blocks, schema, store
+from smscale import schema, store
 from smscale.blocks import Task
 from smscale.config import Match
 from smscale.errors import InputError
@@ -23,6 +23,7 @@ from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
 from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run, sealed
+from smscale.places import write_bytes, write_text
 from smscale.workspace import COORDINATES, Workspace, field_planes, plane_index
 
 
@@ -165,7 +166,7 @@ def _write(
 def _samples(run: Run, layout: Layout) -> dict[str, Any]:
     """Write the training table; refuses an empty one and says which sieve emptied it."""
     workspace, recipe = run.workspace, run.recipe
-    coarse = store.open_group(workspace.cube, "coarse")
+    coarse = store.open_group(workspace.cube, "coarse", unfinished=True)
     tolerance = recipe.match.tolerance_hours if "lst" in recipe.predictors else None
     settings = (recipe.predictors, recipe.match.exclude_land_cover, tolerance)
     table, flow = concat_samples([sample_table(coarse.isel(time=s).load(), *settings) for s in layout.slabs()])
@@ -174,16 +175,14 @@ def _samples(run: Run, layout: Layout) -> dict[str, Any]:
         raise InputError(f"no training sample is left ({steps}): {_advice(flow)}")
     content = io.BytesIO()
     table.to_parquet(content, index=False)
-    blocks.write_bytes(workspace.samples_path, content.getvalue())
+    write_bytes(workspace.samples_path, content.getvalue())
     paper_form = table[[*recipe.predictors, "soil_moisture"]]
-    blocks.write_text(
-        workspace.root / "samples.csv", paper_form.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    )
+    write_text(workspace.root / "samples.csv", paper_form.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return {
         "flow": flow,
         "samples": len(table),
         "correlations": records(_correlations(table, recipe.predictors)),
-        "files": sealed(workspace, "cube.zarr/coarse", "samples.parquet", "samples.csv"),
+        "files": sealed(workspace, f"{workspace.cube.name}/coarse", "samples.parquet", "samples.csv"),
     }
 
 

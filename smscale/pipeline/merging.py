@@ -10,10 +10,11 @@ import numpy as np
 from smscale import store
 from smscale.block_plan import Block
 from smscale.fusion.field import evaluate_each
-from smscale.fusion.fuse import apply_residual_field
+from smscale.fusion.residuals import Ratio
 from smscale.grid import Grid
+from smscale.kernels import correction
 from smscale.pipeline.closing import Closing, keep_means
-from smscale.pipeline.maps import model_map, status_of, tally
+from smscale.pipeline.maps import model_map, status_counts, status_of
 from smscale.pipeline.prediction import Region
 from smscale.pipeline.solved import fields_at
 from smscale.schema import Status
@@ -49,10 +50,10 @@ def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | 
     closing, written, counts = merging.closing, [], {}
     means: dict[str, np.ndarray] = {}
 
-    def keep(name: str, values: np.ndarray, status: np.ndarray) -> None:
+    def keep(name: str, values: np.ndarray, status: np.ndarray, valid: int) -> None:
         written.append(store.write(maps, "", name, region, values))
         written.append(store.write(maps, "", status_of(name), region, status))
-        counts[name.removeprefix("soil_moisture_")] = tally(values, status)
+        counts[name.removeprefix("soil_moisture_")] = status_counts(status) | {"valid": valid}
         if name == merging.final:
             written.append(store.write(maps, "", "status", region, status))
         if closing is not None and name in (closing.map, merging.final):
@@ -61,15 +62,21 @@ def merge_block(merging: Merging, grid: Grid, region: Region, predicted: Maps | 
     if closing is not None:
         why = why.copy()
         background, why, cells = closing.surface(region[0]).apply(background, grid, bounds=merging.bounds, status=why)
-        keep(closing.map, background, why | np.uint32(Status.NOT_FUSED))
+        valid = int(np.count_nonzero(np.isfinite(background)))
+        keep(closing.map, background, why | np.uint32(Status.NOT_FUSED), valid)
         counts[closing.map.removeprefix("soil_moisture_")]["held_by_limit"] = cells["limited"]
     fields = fields_at(merging.root, merging.names, region[0], merging.solved)
-    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat)
+    spreads = evaluate_each(list(fields.values()), grid.lon, grid.lat, wanted=np.isfinite(background))
+    status = np.empty(background.shape, np.uint32)
     for (name, field), spread in zip(fields.items(), spreads, strict=True):
-        values, status, _ = apply_residual_field(background, spread, field.method, field.residual, merging.bounds)
-        keep(name, values, status | why)
+        floor = field.residual.floor if isinstance(field.residual, Ratio) else None
+        fused, left, _ = correction.correct_in_place(
+            background, spread, field.method, floor, merging.bounds, status, why
+        ).tolist()
+        keep(name, spread, status, fused + left)
         if merging.variance and name.endswith("kriging"):
-            variance = field.residual.map_variance(background, field.variance(grid.lon, grid.lat))
+            variance = field.variance(grid.lon, grid.lat)
+            correction.vary_in_place(background, variance, floor)
             written.append(store.write(maps, "", f"{name}_variance", region, variance))
     if merging.final == model_map(merging.model):
         written.append(store.write(maps, "", "status", region, why | np.uint32(Status.NOT_FUSED)))

@@ -22,7 +22,8 @@ from smscale.pipeline.fusion_drawing import draw_fusion
 from smscale.pipeline.fusion_page import closure_section, fusion_section, status_section
 from smscale.pipeline.fusion_scores import Findings
 from smscale.pipeline.layout import Layout
-from smscale.pipeline.run import Run
+from smscale.pipeline.run import Run, values_of
+from smscale.pipeline.run_page import FROM_REPORT
 from smscale.places import Place
 
 #: Libraries whose versions decide the numbers.
@@ -75,6 +76,7 @@ def write_page(
         data_read=_data_read(reports["ingest"]),
         method=_method(recipe, reports),
         recipe=yaml.safe_dump(recipe_values(recipe), sort_keys=False, allow_unicode=True),
+        run_page=FROM_REPORT,
     )
 
 
@@ -278,5 +280,4 @@ def _data_read(ingest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def recipe_values(recipe: Any) -> dict[str, Any]:
-    values = recipe.part(*(f for f in recipe.__dataclass_fields__ if f != "path"))
-    return json.loads(json.dumps(values))
+    return json.loads(json.dumps(values_of(recipe)))

@@ -6,14 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from smscale import blocks, store
 from smscale.blocks import Joint, Ledger, Task
 from smscale.config import Recipe
 from smscale.errors import RecipeError, StoreError
-from smscale.places import Place, is_remote, place, together
+from smscale.observe import Observer
+from smscale.places import Place, is_remote, place, together, write_text
+from smscale.redaction import redacted_values
 from smscale.store_inspection import file_checksum, small_files
 from smscale.workspace import Workspace
 
@@ -30,7 +32,7 @@ class Run:
     """One run of a recipe in a workspace.
 
     `order` names its stages from first to last, `wanted` those that are to be done. Where `check` is set, stages do nothing: they report, or refuse if they are
-    not finished with this recipe's settings.
+    not finished with this recipe's settings. `watch` is told what is done.
     """
 
     recipe: Recipe
@@ -41,6 +43,7 @@ class Run:
     progress: bool = True
     say: Callable[[str], Any] = lambda text: None
     check: bool = False
+    watch: Observer = field(default_factory=Observer)
 
     def stage(
         self,
@@ -76,7 +79,8 @@ class Run:
             )
         self.begin(name, fingerprint, prepare, base, extend)
         report = work()
-        self.workspace.finish(name, fingerprint, report)
+        commits = self.workspace.commit(self.recipe.name, name, fingerprint)
+        self.workspace.finish(name, fingerprint, report, commits)
         return report
 
     def begin(
@@ -88,6 +92,7 @@ class Run:
         extend: Callable[[str], bool] | None = None,
     ) -> None:
         """Clear and lay out what a stage fills, unless that stands already; see `stage`."""
+        self.watch.works()
         if not self.workspace.begin(name, fingerprint):
             return
         later = self.order[self.order.index(name) + 1 :]
@@ -110,7 +115,7 @@ class Run:
         return self._run(tasks, ledgers, label, in_memory=False)
 
     def _run(self, tasks: Sequence[Task], ledger: Ledger | Joint, label: str, in_memory: bool) -> Mapping[str, Any]:
-        return blocks.run(tasks, ledger, self.client, label, self.progress, self.say, in_memory).results
+        return blocks.run(tasks, ledger, self.client, label, self.progress, self.say, in_memory, self.watch).results
 
     def here(self, stage: str, tasks: Sequence[Task], label: str) -> Mapping[str, Any]:
         """Results of tasks done in this process, with the workers at hand for what they themselves fan out."""
@@ -119,7 +124,7 @@ class Run:
         if any(record is None for _, record in ledger.records(tasks)):
             client = self.client() if callable(self.client) else self.client
         with client.as_current() if client is not None else nullcontext():
-            return blocks.run(tasks, ledger, None, label, self.progress).results
+            return blocks.run(tasks, ledger, None, label, self.progress, watch=self.watch).results
 
     def upstream(self, stage: str) -> str:
         """Fingerprint of a finished earlier stage."""
@@ -141,7 +146,7 @@ class Run:
 def file_fingerprints(paths: Sequence[str | Place]) -> dict[str, str]:
     """Path -> fingerprint of a file by name, size, head and tail: the same in a copy, and quick for a year of them."""
     names = [str(path) for path in paths]
-    return dict(zip(names, together(_file_fingerprint, names, any(map(is_remote, names))), strict=True))
+    return dict(zip(names, together(_file_fingerprint, names, next(filter(is_remote, names), "")), strict=True))
 
 
 def _file_fingerprint(path: str) -> str:
@@ -166,12 +171,12 @@ def _size_and_ends(path: Place) -> tuple[int, str]:
 def sealed(workspace: Workspace, *parts: str) -> dict[str, str]:
     """Checksums of files of a workspace that no block's receipt covers, for `smscale verify`.
 
-    `parts` are files, folders of them, or groups of a Zarr store ("cube.zarr/fine": metadata and coordinates).
+    `parts` are files, folders of them, or groups of a store ("cube.zarr/fine": metadata and coordinates).
     """
     found: list[Place] = []
     for part in parts:
-        path, (root, _, group) = workspace.root / part, part.partition("/")
-        if root.endswith(".zarr"):
+        path, (root, _, group) = workspace.file(part), part.partition("/")
+        if root in workspace.stores:
             found += small_files(workspace.root / root, group) if path.is_dir() else []
         else:
             found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -184,23 +189,34 @@ def claim(recipe: Recipe, workspace: Workspace) -> None:
     Raises
     ------
     RecipeError
-        if the workspace holds another recipe's run.
+        if the workspace holds another recipe's run, or keeps its arrays otherwise.
     """
     path = workspace.root / "ledger" / "recipe.json"
     if not path.is_file():
         return
     try:
-        held = json.loads(path.read_text()).get("name")
+        found = json.loads(path.read_text())
+        held, kept = found.get("name"), found.get("store", "zarr")
     except ValueError:
-        held = recipe.name
+        held, kept = recipe.name, recipe.store
     if held != recipe.name:
         raise RecipeError(
             f"{workspace.root} holds the run of recipe {held!r}, not {recipe.name!r}: name another --workspace, or --fresh to replace it"
         )
+    if kept != recipe.store:
+        raise RecipeError(
+            f"{workspace.root} was begun with store: {kept}, the recipe says {recipe.store}: set store: {kept}, name another --workspace, or --fresh to replace it"
+        )
 
 
 def inscribe(recipe: Recipe, workspace: Workspace) -> None:
-    """Write down the recipe that the workspace belongs to."""
+    """Write down the recipe that the workspace belongs to, and make what is to hold its arrays."""
     path = workspace.root / "ledger" / "recipe.json"
-    values = recipe.part(*(f for f in recipe.__dataclass_fields__ if f != "path"))
-    blocks.write_text(path, json.dumps(values, sort_keys=True, indent=1))
+    write_text(path, json.dumps(values_of(recipe), sort_keys=True, indent=1))
+    if recipe.table is None:  # after what says so: of a run that is killed in between the next one knows
+        workspace.keep(recipe.store)
+
+
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, as it is written down and shown: without secrets that a URL in it may hold."""
+    return redacted_values(recipe.part(*(f for f in recipe.__dataclass_fields__ if f != "path")))

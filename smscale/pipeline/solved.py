@@ -7,8 +7,10 @@ numbers do not depend on how the cube is cut.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,11 @@ from smscale.places import Place, place
 
 #: Steps of a slab: their systems share the inverse of all stations, which takes as long as twenty of them.
 STEPS = 128
+#: Of the fields that a worker keeps; the last two stay in any case.
+KEPT_BYTES = 24 << 20
+
+_KEPT: OrderedDict[tuple[str, tuple[str, ...], int, int, str], dict[str, ResidualField]] = OrderedDict()
+_LOCK = Lock()
 
 
 def folder(root: Place) -> Place:
@@ -71,17 +78,19 @@ def solve_slab(root: str, name: str, start: int, fingerprint: str) -> dict[str, 
 
 
 def fields_at(root: str, names: Sequence[str], steps: slice, fingerprint: str) -> dict[str, ResidualField]:
-    """The solved fields of just these steps, by way; the last ones asked for are kept by each worker."""
-    return _fields_at(root, tuple(names), steps.start, steps.stop, fingerprint)
-
-
-@lru_cache(maxsize=2)
-def _fields_at(root: str, names: tuple[str, ...], start: int, stop: int, fingerprint: str) -> dict[str, ResidualField]:
-    found = {}
-    for name in names:
-        shared, here = _shared(root, name, fingerprint), folder(place(root)) / name
-        found[name] = _restored(shared, here, slice(start, stop))
-    return found
+    """The solved fields of just these steps, by way; each worker keeps those that it was asked for last: tiles share them."""
+    key = root, tuple(names), steps.start, steps.stop, fingerprint
+    with _LOCK:
+        fields = _KEPT.pop(key, None)
+    if fields is None:
+        fields = {
+            name: _restored(_shared(root, name, fingerprint), folder(place(root)) / name, steps) for name in names
+        }
+    with _LOCK:
+        _KEPT[key] = fields
+        while len(_KEPT) > 2 and sum(f.nbytes for kept in _KEPT.values() for f in kept.values()) > KEPT_BYTES:
+            _KEPT.popitem(last=False)
+    return fields
 
 
 @lru_cache(maxsize=8)

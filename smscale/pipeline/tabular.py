@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from smscale import blocks, store
+from smscale import store
 from smscale.config import Recipe, Table, with_environment
 from smscale.errors import RecipeError
 from smscale.evaluate import correlations, write_report
@@ -22,6 +22,7 @@ from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run, sealed
 from smscale.pipeline.table_reading import WORDS, constant_columns, needed_columns, open_table, readable, samples_of
 from smscale.pipeline.train import train
+from smscale.places import write_bytes
 from smscale.store_inspection import file_checksum
 
 Stage = Callable[[Run], dict[str, Any]]
@@ -45,7 +46,7 @@ def read(run: Run) -> dict[str, Any]:
         )
         content = io.BytesIO()
         table.to_parquet(content, index=False)
-        blocks.write_bytes(run.workspace.samples_path, content.getvalue())
+        write_bytes(run.workspace.samples_path, content.getvalue())
         found = correlations(table, recipe.target, list(recipe.predictors), {"total": np.ones(len(table), bool)})
         return {
             "flow": flow,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from smscale import blocks, store
+from smscale import store
 from smscale.blocks import Task
 from smscale.config import Recipe, Split
 from smscale.errors import InputError
@@ -19,6 +19,7 @@ from smscale.models.record import unit_of
 from smscale.pipeline import surroundings
 from smscale.pipeline.plain import plain, records
 from smscale.pipeline.run import Run, sealed
+from smscale.places import write_text
 from smscale.workspace import Workspace
 
 #: Training rows for each inner fold without which no model is fitted: a fold of fewer scores nothing.
@@ -282,7 +283,7 @@ def _write_scores(run: Run, scored: pd.DataFrame) -> None:
         return
     run.workspace.report.mkdir(parents=True, exist_ok=True)
     text = scored.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    blocks.write_text(run.workspace.report / SCORES, text)
+    write_text(run.workspace.report / SCORES, text)
 
 
 def traces_of(model: Any) -> dict[str, dict[str, list[float | None]]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import tempfile
 import time
@@ -17,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ import numpy as np
 import yaml
 
 from smscale import __version__, blocks, cluster, pipeline, store
-from smscale.blocks import Ledger, Task, write_text
+from smscale.blocks import Ledger, Task
 from smscale.config import Recipe
 from smscale.models import selection
+from smscale.models.cnn.patch import patch_columns
+from smscale.observe import Observer, Sink, Stage, about_machine
+from smscale.pipeline.surroundings import patch_of
+from smscale.places import write_text
 from smscale.planning.size import Size
 from smscale.simulate import World
 from smscale.workspace import Workspace
@@ -40,6 +44,9 @@ ROWS = (500, 2000)
 #: South-western corner of the worlds: the rim of the Sichuan basin.
 CORNER = 102.0, 31.0
 FIRST_DAY = np.datetime64("2017-07-10")
+STAGES = ("ingest", "match", "train", "downscale", "fuse", "evaluate")
+#: The ledger's key of one model on one fold of a split, without what stands before the slash: 3-space-block-0-rf.
+SPLIT_KEY = re.compile(r"\d+-[a-z-]+?-\d+-(?P<model>.+)")
 #: Share of pixel-days behind clouds where the recipe has no world that says it.
 CLOUDS = 0.8
 
@@ -50,7 +57,7 @@ class Rates:
 
     seconds : part of a stage -> seconds per unit
     each : part of a stage -> seconds per task beside that; of fits alone
-    beside : stage -> seconds beside its tasks
+    beside : stage -> seconds beside the tasks that are planned
     start : seconds until workers stand and have loaded what they need
     ratio : store -> bytes on disk by bytes of its values
     cells, overpasses, clouds : of the world; rows : of the larger table
@@ -70,40 +77,39 @@ class Rates:
 
 def rates_of(recipe: Recipe, again: bool = False, progress: bool = True, say: Say = lambda text: None) -> Rates:
     """Measured before on this machine with these settings, or measured now (minutes), and kept."""
-    path = _folder() / f"{_fingerprint(recipe)}.json"
+    clouds = World.from_file(recipe.resolve(recipe.world)).cloud_share if recipe.world else CLOUDS
+    path = _folder() / f"{_fingerprint(recipe, clouds)}.json"
     if not again:
         with suppress(FileNotFoundError, ValueError, TypeError):  # none yet, or a file that is damaged: measured anew
             return Rates(**json.loads(path.read_text()))
     say("calibrating with the recipe's settings: two small worlds and a table, some two minutes\n")
-    found = measure(recipe, progress)
+    found = measure(recipe, clouds, progress)
     write_text(path, json.dumps(asdict(found), indent=1))
     say(f"kept in {path}\n\n")
     return found
 
 
-def measure(recipe: Recipe, progress: bool = True) -> Rates:
+def measure(recipe: Recipe, clouds: float = CLOUDS, progress: bool = True) -> Rates:
     """Run the worlds on one worker, fit the models on one, and divide."""
-    clouds = World.from_file(recipe.resolve(recipe.world)).cloud_share if recipe.world else CLOUDS
+    begun = time.perf_counter()
     with (
         tempfile.TemporaryDirectory(prefix="smscale-plan") as folder,
         cluster.connect("local", 1, recipe.resources.memory_per_worker) as client,
     ):
+        stand = time.perf_counter() - begun
         address = client.scheduler_info(n_workers=0)["address"]
         first = _run(recipe, Path(folder) / "first", FIRST, clouds, address, progress)
         timed = _run(recipe, Path(folder) / "timed", TIMED, clouds, address, progress)
-        fits = blocks.run(
-            [
-                Task(f"{how}/{name}/{rows}", _fit, (recipe, name, how, rows))
-                for name in recipe.models
-                for how in ("fit", "inner")
-                for rows in ROWS
-            ],
-            Ledger(Path(folder) / "fits"),
-            client,
-            "train",
-            progress,
-        )
-    return _divided(first, timed, dict(fits.results), clouds)
+        fits = blocks.run(_fits(recipe), Ledger(Path(folder) / "fits"), client, "train", progress)
+    return _divided(first, timed, dict(fits.results), stand, clouds)
+
+
+def _fits(recipe: Recipe) -> list[Task]:
+    """Fits of every model, alone and on inner folds, and of what models are compared with; each on two tables."""
+    wanted = [*product(recipe.models, ("fit", "inner")), *product(selection.BASELINES, ("fit",))]
+    return [
+        Task(f"{how}/{name}/{rows}", _fit, (recipe, name, how, rows)) for (name, how), rows in product(wanted, ROWS)
+    ]
 
 
 @dataclass(frozen=True)
@@ -115,25 +121,35 @@ class _Timed:
     walls: Mapping[str, float]
     disk: Mapping[str, int]
 
+    @property
+    def beside(self) -> dict[str, float]:
+        """Seconds of each stage beside the tasks that are planned."""
+        known: dict[str, float] = defaultdict(float)
+        for work in self.size.work():
+            known[work.timed_in] += self.tasks.get(work.name, 0.0)
+        return {stage: max(wall - known[stage], 0.0) for stage, wall in self.walls.items()}
+
+
+class _Walls(Sink):
+    """Seconds of each stage of the recipe."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def stage_ends(self, run: Observer, stage: Stage) -> None:
+        if stage.name in STAGES:
+            self.seconds[stage.name] = stage.seconds
+
 
 def _run(
     recipe: Recipe, folder: Path, world: tuple[float, int, int], clouds: float, address: str, progress: bool
 ) -> _Timed:
     folder.mkdir()
-    root = folder / "run"
+    root, walls = folder / "run", _Walls()
     small, workspace = _small(recipe, folder / "world.yaml", world, clouds), Workspace(root)
-    marks = [(time.perf_counter(), "")]
-
-    def say(text: str) -> None:
-        marks.append((time.perf_counter(), text))
-
-    pipeline.run(small, workspace, cluster=address, progress=progress, say=say)
-    walls, last = {}, marks[0][0]
-    for moment, text in marks:
-        if found := re.match(r"(\w+)\s+done in ", text):
-            walls[found[1]], last = moment - last, moment
+    pipeline.run(small, workspace, cluster=address, progress=progress, sinks=[walls])
     size = Size(small, world[2], samples=len(workspace.samples))
-    return _Timed(size, _seconds(root / "ledger"), walls, _on_disk(root))
+    return _Timed(size, _seconds(root / "ledger"), walls.seconds, _on_disk(root))
 
 
 def _small(recipe: Recipe, file: Path, world: tuple[float, int, int], clouds: float) -> Recipe:
@@ -150,6 +166,7 @@ def _small(recipe: Recipe, file: Path, world: tuple[float, int, int], clouds: fl
         world=str(file),
         inputs=None,
         outline=None,
+        store="zarr",
         region=region,
         period=period,
         products={},
@@ -163,10 +180,10 @@ def _small(recipe: Recipe, file: Path, world: tuple[float, int, int], clouds: fl
 def _seconds(ledger: Path) -> dict[str, float]:
     """Seconds of tasks by part."""
     parts: dict[str, float] = defaultdict(float)
-    for stage in ledger.iterdir():
-        for record in stage.glob("*.json") if stage.is_dir() else ():
+    for stage in STAGES:
+        for record in (ledger / stage).glob("*.json"):
             held = json.loads(record.read_text())
-            parts[_part(stage.name, held["key"])] += held["seconds"]
+            parts[_part(stage, held["key"])] += held["seconds"]
     return dict(parts)
 
 
@@ -174,9 +191,10 @@ def _part(stage: str, key: str) -> str:
     """Which part of a stage (`size.Work`) a task belongs to, by its key."""
     kind, slash, rest = key.partition("/")
     if stage == "train":
-        return f"train {kind}/{rest}"
+        split = SPLIT_KEY.match(rest) if kind == "split" else None
+        return f"train {kind}/{split['model'] if split else rest}"
     if not slash and kind[:1].isdigit():
-        return "downscale blocks" if stage in ("downscale", "fuse") else f"{stage} {kind}"
+        return f"{stage} blocks"
     return f"{stage} {kind}"
 
 
@@ -189,39 +207,51 @@ def _on_disk(root: Path) -> dict[str, int]:
 
 def _fit(recipe: Recipe, name: str, how: str, rows: int) -> float:
     """Seconds of a fit, or of the folds inside, on a table that means nothing but takes as long."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(rows, len(recipe.predictors))).astype(np.float32)
+    rng, settings = np.random.default_rng(0), recipe.models.get(name, {})
+    columns = patch_columns(recipe.predictors, patch_of(name, settings))
+    X = rng.normal(size=(rows, len(columns))).astype(np.float32)
     y = 0.25 + 0.05 * np.tanh(X[:, 0] + X[:, 1] * X[:, 2]) + rng.normal(0, 0.04, rows)
     groups = rng.integers(0, 40, rows)
     start = time.perf_counter()
     if how == "fit":
-        selection.fit_fold(name, recipe.models[name], X, y, groups, None, recipe.seed)
+        selection.fit_fold(name, settings, X, y, groups, None, recipe.seed)
         return time.perf_counter() - start
     folds = recipe.split.inner_folds
-    selection.inner_scores({name: recipe.models[name]}, X, y, groups, None, folds=folds, seed=recipe.seed)
+    selection.inner_scores({name: settings}, X, y, groups, None, folds=folds, seed=recipe.seed)
     return time.perf_counter() - start
 
 
-def _divided(first: _Timed, timed: _Timed, fits: dict[str, float], clouds: float) -> Rates:
-    """Seconds by units; the first world says how much longer workers took that had to load and compile."""
-    seconds = {work.name: timed.tasks.get(work.name, 0.0) / max(work.units, 1) for work in timed.size.work()}
-    known = {stage: sum(s for part, s in timed.tasks.items() if part.split()[0] == stage) for stage in timed.walls}
-    beside = {stage: max(wall - known[stage], 0.0) for stage, wall in timed.walls.items() if stage != "simulate"}
+def _divided(first: _Timed, timed: _Timed, fits: Mapping[str, float], stand: float, clouds: float) -> Rates:
+    """Seconds by units; the first world says how much longer workers took that had to load and compile.
+
+    fits : seconds by "HOW/MODEL/ROWS"; stand : seconds until the worker stood
+    """
+    size, beside = timed.size, timed.beside
+    seconds = {work.name: timed.tasks.get(work.name, 0.0) / max(work.units, 1) for work in size.work()}
     warm = sum(seconds[work.name] * work.units for work in first.size.work()) + sum(beside.values())
-    cold = sum(wall for stage, wall in first.walls.items() if stage != "simulate") - warm
-    each, folds = {}, timed.size.recipe.split.inner_folds
-    for model in timed.size.recipe.models:
+    cold = max(sum(first.walls.values()) - warm, 0.0)
+    each, of_fits = _of_fits(size.recipe, fits)
+    raw: dict[str, int] = defaultdict(int)
+    for array in size.arrays():
+        raw[array.store] += array.raw
+    ratio = {name: timed.disk[name] / raw[name] for name in raw}
+    rows, start = ROWS[-1], stand + cold
+    return Rates(seconds | of_fits, each, beside, start, ratio, size.cells, size.steps, clouds, rows, _machine())
+
+
+def _of_fits(recipe: Recipe, fits: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds per task, and per unit, of everything that trains. A fold of a split is a fit like a fold inside."""
+    each, seconds, folds = {}, {}, recipe.split.inner_folds
+    for model in recipe.models:
         for how, share in (("fit", 1), ("inner", folds - 1)):
             name = f"train {how}/{model}"
             each[name], seconds[name] = _line(*((rows * share, fits[f"{how}/{model}/{rows}"]) for rows in ROWS))
-        # A fold of a split is a fit like a fold inside.
-        each[f"train split/{model}"], seconds[f"train split/{model}"] = each[name] / folds, seconds[name]
-    raw: dict[str, int] = defaultdict(int)
-    for array in timed.size.arrays():
-        raw[array.store] += array.raw
-    ratio = {name: timed.disk[name] / raw[name] for name in raw}
-    size = timed.size
-    return Rates(seconds, each, beside, max(cold, 0.0), ratio, size.cells, size.steps, clouds, ROWS[-1], _machine())
+        split = f"train split/{model}"
+        each[split], seconds[split] = each[f"train inner/{model}"] / folds, seconds[f"train inner/{model}"]
+    for model in selection.BASELINES:
+        split = f"train split/{model}"
+        each[split], seconds[split] = _line(*((rows, fits[f"fit/{model}/{rows}"]) for rows in ROWS))
+    return each, seconds
 
 
 def _line(small: tuple[float, float], large: tuple[float, float]) -> tuple[float, float]:
@@ -238,19 +268,14 @@ def _folder() -> Path:
     return Path(cache) / "smscale" / "rates"
 
 
-def _fingerprint(recipe: Recipe) -> str:
-    """Of machine, version, and everything that says how long a cell takes."""
-    settings = recipe.part(
-        "predictors", "models", "split", "fusion", "closure", "chunks", "match", "modis", "smap", "resources"
-    )
-    return store.fingerprint(__version__, _machine(), settings, (FIRST, TIMED, ROWS, CLOUDS))
+def _fingerprint(recipe: Recipe, clouds: float) -> str:
+    """Of machine, version, and everything that says how long a cell takes; one worker is measured, whatever the recipe has."""
+    settings = recipe.part("predictors", "models", "split", "fusion", "closure", "chunks", "match", "modis", "smap")
+    memory = recipe.resources.memory_per_worker
+    return store.fingerprint(__version__, _machine(), settings, memory, clouds, (FIRST, TIMED, ROWS))
 
 
 def _machine() -> str:
     """Processor and cores."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores"
+    about = about_machine()
+    return f"{about['processor']}, {about['cores']} cores"

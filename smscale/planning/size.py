@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 
 from smscale import schema
-from smscale.block_plan import Plan
+from smscale.block_plan import PROCESS_BYTES, TORCH_BYTES, Plan
 from smscale.config import Recipe
+from smscale.models.selection import BASELINES
 from smscale.pipeline.fuse import fusion_names, variance_names
 from smscale.pipeline.layout import Layout, layout_of
 from smscale.pipeline.plan import plan_of
@@ -26,23 +27,42 @@ from smscale.sources.products import SERIES, TABLES, flying
 TILE_PIXELS = {"LST": 1200**2, "VI": 1200**2, "ET": 2400**2, "LC": 2400**2}
 #: The ledger's name for what is read of a family.
 PARTS = {"LST": "overpass", "ET": "eight_day", "VI": "sixteen_day", "LC": "land_cover"}
-#: Share of the coarse cells and overpasses of a region that become samples: the paper's 8 670 of its 750 cells and 348 overpasses.
-SAMPLED = 8670 / (750 * 348)
+#: Share of the coarse cells and overpasses of a region that become samples: the paper's 8 670 of the 26 x 31 cells that its region
+#: touches, and 348 overpasses.
+SAMPLED = 8670 / (26 * 31 * 348)
+#: Bytes of a sample in a worker that trains: the table as it is read, the rows of both sides cut from it, predictors as a matrix
+#: (measured at 0.4 and 1.5 million rows).
+ROW_BYTES = 530
 
 
 @dataclass(frozen=True)
 class Work:
-    """One kind of task of one stage: how many tasks there are, and how many units of work they do together."""
+    """One kind of task of one stage: how many tasks there are, and how many units of work they do together.
+
+    during : the stage in whose time they are done, where it is another
+    """
 
     stage: str
     part: str
     tasks: int
     units: float
     unit: str
+    during: str = ""
 
     @property
     def name(self) -> str:
         return f"{self.stage} {self.part}"
+
+    @property
+    def timed_in(self) -> str:
+        return self.during or self.stage
+
+    @property
+    def together(self) -> str:
+        """Tasks of one such name are given to the workers in one go: none waits until those of another part are done."""
+        if self.stage == "train":
+            return "train fit" if self.part.startswith("fit/") else "train folds"
+        return self.stage if self.stage == "ingest" else self.name
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,11 @@ class Size:
             return self.samples
         return round(SAMPLED * self.land * math.prod(self.layout.coarse.shape) * self.steps)
 
+    @property
+    def training_memory(self) -> int:
+        """Bytes of a worker that fits a model, at the least: the model's own copies of the samples come on top."""
+        return PROCESS_BYTES + TORCH_BYTES + self.rows * ROW_BYTES
+
     @cached_property
     def needs(self) -> tuple[Requirement, ...]:
         """Dates and tiles of every family of products."""
@@ -133,11 +158,12 @@ class Size:
     # -- work ------------------------------------------------------------------------------------------
 
     def work(self) -> list[Work]:
-        """Every kind of task of the run."""
-        return [*self._ingest(), *self._match(), *self._train(), *self._maps(), *self._evaluate()]
+        """Every kind of task of the run that it has."""
+        every = (*self._ingest(), *self._match(), *self._train(), *self._maps(), *self._evaluate())
+        return [work for work in every if work.tasks]
 
     def _ingest(self) -> Iterator[Work]:
-        slabs, tiles, bands = len(self.layout.slabs()), self._tile_count, len(self.layout.bands())
+        slabs, tiles, bands = len(self.layout.slabs()), self._tile_count, self._band_count
         yield Work("ingest", "smap", slabs, self.steps, "overpasses")
         for need in self.needs:
             if need.family in PARTS:
@@ -154,20 +180,37 @@ class Size:
 
     def _train(self) -> Iterator[Work]:
         split = self.recipe.split
-        folds = sum(1 if how == "random" else split.folds for how in split.compare)
         known = (1 - split.fraction) * self.rows
         for model in self.recipe.models:
             yield Work("train", f"fit/{model}", 1, known, "samples")
             yield Work("train", f"inner/{model}", 1, known * (split.inner_folds - 1), "samples x folds")
-            yield Work("train", f"split/{model}", folds, self.rows * (folds - 1), "samples x folds")
+        once = split.compare.count("random")  # it draws its rows once; the others deal them to folds
+        dealt = len(split.compare) - once
+        fitted = once * (1 - split.fraction) + dealt * (split.folds - 1)
+        for model in (*self.recipe.models, *BASELINES):
+            yield Work("train", f"split/{model}", once + dealt * split.folds, self.rows * fitted, "samples x folds")
 
     def _maps(self) -> Iterator[Work]:
         blocks, series = self.plan.count, self.stations * self.steps
         yield Work("downscale", "blocks", blocks, self.cell_steps, "cells x overpasses")
-        yield Work("fuse", "stations", self._with_stations, series, "station overpasses")
-        ways = len(fusion_names(self.recipe.fusion)) if self.stations else 0
-        yield Work("fuse", "pose", min(ways, 1), series * ways, "station overpasses")
-        yield Work("fuse", "solve", ways * len(slabs(self.steps)) + 1, series * ways, "station overpasses")
+        if self.stations:
+            ways, during = len(fusion_names(self.recipe.fusion)), "downscale" if self._jointly else ""
+            solving, unit = ways * len(slabs(self.steps)) + 1, "station overpasses"
+            yield Work("fuse", "stations", self._with_stations, series, unit, during)
+            yield Work("fuse", "pose", 1, series * ways, unit, during)
+            yield Work("fuse", "solve", solving, series * ways, unit, during)
+        if not self._jointly:
+            yield Work("fuse", "blocks", blocks, self.cell_steps, "cells x overpasses")
+        if self.recipe.closure != "none":
+            coarse = math.prod(self.layout.coarse.shape) * self.steps
+            yield Work("fuse", "sums", blocks, self.cell_steps, "cells x overpasses")
+            yield Work("fuse", "closure", len(self.plan.slabs), coarse, "coarse cells x overpasses")
+            yield Work("fuse", "agreement", len(self.plan.slabs), coarse, "coarse cells x overpasses")
+
+    @property
+    def _jointly(self) -> bool:
+        """Whether a block is fused while it is predicted (`pipeline.fuse.ahead`)."""
+        return bool(self.stations) and self.recipe.closure == "none"
 
     @property
     def _with_stations(self) -> int:
@@ -184,6 +227,13 @@ class Size:
         """Shard-aligned windows of the fine grid."""
         rows, cols = self.layout.grid.shape
         return math.ceil(rows / self.layout.shards["lat"]) * math.ceil(cols / self.layout.shards["lon"])
+
+    @cached_property
+    def _band_count(self) -> int:
+        """Rows of MODIS tiles that windows are read by: the windows of one column are in all of them."""
+        rows, _ = self.layout.grid.shape
+        column = self.layout.grid.window(slice(0, rows), slice(0, self.layout.shards["lon"]))
+        return len(replace(self.layout, grid=column).bands())
 
     # -- files out -------------------------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ import yaml
 from numpy.typing import NDArray
 
 from smscale import schema, sinusoidal, store
-from smscale.blocks import Task, spans, write_text
-from smscale.copies import local_copies
+from smscale.blocks import Task, spans
 from smscale.grid import Grid
-from smscale.places import place
+from smscale.places import place, write_text
+from smscale.places.copies import local_copies
 from smscale.simulate import modis_files, products
 from smscale.simulate.dem_files import dem_name
 from smscale.simulate.nature import Explained, Nature, Tuning, calibrate

@@ -222,11 +222,13 @@ def _create(
             data.attrs[key] = np.bytes_(fact[key])
     if fact.get("coordinates"):
         data.attrs["coordinates"] = np.bytes_(f"/{GROUPS['AM']}/latitude /{GROUPS['AM']}/longitude")
-    if value is None or not observed.any():
-        return
-    array = np.asarray(value)
-    _check_shape(overpass, name, array, grid)
-    _put(data, _encode(array, dtype, fill), observed, fill, grid)
+    if value is not None and observed.any():
+        array = np.asarray(value)
+        _check_shape(overpass, name, array, grid)
+        _put(data, _encode(array, dtype, fill), observed, fill, grid)
+    # Now, not when the object goes: a profiler (dask's is one) may hold this frame a little longer, and the file's parts would
+    # come in another order.
+    data.flush()
 
 
 def _fill(fact: dict[str, Any]) -> Any:

@@ -17,9 +17,9 @@ from typing import Any
 
 import rasterio
 
-from smscale.copies import local_copies
 from smscale.errors import InputError
-from smscale.places import Place, is_remote, place, together, walk
+from smscale.places import Place, place, together, walk
+from smscale.places.copies import local_copies
 from smscale.sources import dem, stations
 from smscale.sources.appeears import Layer, parse_layer
 from smscale.sources.files import Kind, defect
@@ -293,7 +293,7 @@ def scan(folder: str | Place, columns: stations.ColumnMap | None = None) -> Cata
     station_files: list[Place] = []
     unknown: list[Place] = []
     problems: list[tuple[Place, str]] = []
-    items = together(lambda path: _classify(path, columns), files, is_remote(folder))
+    items = together(lambda path: _classify(path, columns), files, folder)
     for path, item in zip(files, items, strict=True):
         if isinstance(item, Granule):
             found.append(item)

@@ -17,9 +17,13 @@ class Hosts:
     def address(self, i: int) -> str:
         return f"{NETWORK}.{10 + i}"
 
+    def space(self, i: int) -> str:
+        """Name of the namespace of host i."""
+        return f"{self.prefix}{i}"
+
     def inside(self, i: int) -> list[str]:
         """What a command begins with that runs on host i. (`ip netns exec` would mount /sys anew, which daemons dislike.)"""
-        return ["nsenter", f"--net=/run/netns/{self.prefix}{i}"]
+        return ["nsenter", f"--net=/run/netns/{self.space(i)}"]
 
     def cable(self, i: int, plugged: bool) -> None:
         _ip("-n", f"{self.prefix}sw", "link", "set", f"v{i}", "up" if plugged else "down")

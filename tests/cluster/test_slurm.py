@@ -39,7 +39,7 @@ def smscale(slurm: slurm_here.Slurm, *arguments: str | Path) -> "subprocess.Pope
 
 def refusal(slurm: slurm_here.Slurm, *arguments: str | Path, within: float = 60) -> str:
     """The one line of a run that ends with exit code 2."""
-    _, told = (run := smscale(slurm, *arguments)).communicate(timeout=within)
+    _, told = (run := smscale(slurm, *arguments, "--quiet")).communicate(timeout=within)
     assert run.returncode == 2, told
     assert told.count("\n") == 1, told
     return told
@@ -64,6 +64,23 @@ def test_slurm_gives_the_same_bytes_though_a_job_is_cancelled(
     assert not list((tmp_path / "logs").glob("tls-*")), "the run's own certificates end with it"
     time.sleep(1)
     assert slurm.jobs() == []
+
+
+def test_run_that_is_told_to_stop_leaves_no_job_and_no_key(
+    slurm: slurm_here.Slurm, profile: Callable[..., Path], tiny_recipe: Path, tmp_path: Path
+) -> None:
+    run = smscale(slurm, "run", tiny_recipe, "--workspace", tmp_path / "w", "--cluster", profile(), "--quiet")
+    until = time.monotonic() + 120
+    while len(slurm.jobs()) < 2:
+        assert time.monotonic() < until
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.2)
+    run.terminate()
+    _, told = run.communicate(timeout=90)
+    assert (run.returncode, told.count("\n")) == (143, 1), told
+    time.sleep(1)
+    assert slurm.jobs() == []
+    assert not list((tmp_path / "logs").glob("tls-*"))
 
 
 def test_job_that_stays_pending_is_told_with_its_reason(
@@ -102,6 +119,21 @@ def test_worker_of_a_job_has_the_memory_of_the_recipe_or_the_job_is_refused(
         "key memory: found 2GiB, which does not hold 2 workers of the recipe's resources.memory_per_worker 1.5GiB: expected at least 3072M"
         in told
     )
+
+
+def test_batch_script_refuses_an_allocation_that_is_too_small(
+    slurm: slurm_here.Slurm, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).parents[2] / "deploy" / "slurm" / "run.sbatch"
+    options = ["--wait", "--ntasks=2", "--mem-per-cpu=2500M", "--export=ALL", f"--output={tmp_path}/out.txt"]
+    environment = {"SMSCALE_PYTHON": sys.executable, "SMSCALE_FOLDER": str(tmp_path / "own")}
+    run = subprocess.Popen(
+        ["sbatch", *options, str(script), str(tiny_recipe)], env={**slurm.environment, **environment}
+    )
+    assert run.wait(120) == 2
+    told = (tmp_path / "out.txt").read_text()
+    assert told.count("\n") == 1
+    assert "run.sbatch: the first node gives 2500M, 1 worker" in told
 
 
 def test_batch_script_runs_all_inside_one_allocation(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.utils.validation import has_fit_parameter
 from tqdm import tqdm
 
+from smscale.blocks import LOST_SECONDS
 from smscale.errors import InputError, SmscaleError, TaskError
 from smscale.models.record import versions
 from smscale.models.samples import (
@@ -55,6 +57,8 @@ VALIDATIONS = ("blocks", "rows")
 FOLDS = 5
 #: Settings that a random search draws, and calls of partial_fit that Hyperband's longest run gets.
 CANDIDATES, CALLS = 20, 27
+#: A search whose workers were lost is sent again so often; others are looked for so often.
+SENT_AGAIN, LOOK_SECONDS = 3, 0.2
 #: Most settings that a warning names, and most characters of a reason.
 NAMED, LONGEST = 3, 240
 
@@ -306,18 +310,58 @@ def _here(graph: dict[Any, Any], keys: list[Any], bar: Any) -> list[Any]:
 
 
 def _on(client: Any, graph: dict[Any, Any], keys: list[Any], bar: Any) -> list[Any]:
-    """Run on a client: arrays are sent once; where a task is lost for good, the others finish (and are recorded) first."""
+    """Run on a client; where a task is lost for good, the others finish (and are recorded) first.
+
+    Rows go with the worker that holds them, and everything with the scheduler: then all is sent again, and finished fits are read
+    from their records.
+    """
+    again = 0
+    while True:
+        bar.reset()
+        try:
+            return _sent(client, graph, keys, bar)
+        except (CancelledError, OSError) as error:  # the line to the scheduler broke, or rows went with a worker
+            if again == SENT_AGAIN:
+                raise lost_to_the_machine("the search", error) from error
+            again += 1
+            _await_workers(client)
+
+
+def _sent(client: Any, graph: dict[Any, Any], keys: list[Any], bar: Any) -> list[Any]:
+    """Results of a graph; arrays are sent once.
+
+    Raises
+    ------
+    CancelledError
+        if what was sent is gone.
+    """
     sent = {key: client.scatter(part) if isinstance(part, np.ndarray) else part for key, part in graph.items()}
     futures = client.get(sent, keys, sync=False)
-    for _ in loaded_distributed().as_completed(set(futures), raise_errors=False):
-        bar.update()
-    lost = [future for future in futures if future.status != "finished"]
-    if lost:
-        reason = lost[0].exception() if lost[0].status == "error" else "a worker that held their rows is gone"
-        if isinstance(reason, SmscaleError):
-            raise reason
-        raise lost_to_the_machine(f"{len(lost)} of {len(futures)} fits", reason)
-    return [future.result() for future in futures]
+    try:
+        for _ in loaded_distributed().as_completed(set(futures), raise_errors=False):
+            bar.update()
+        failed = [future for future in futures if future.status == "error"]
+        if failed:
+            reason = failed[0].exception()
+            if isinstance(reason, SmscaleError):
+                raise reason
+            raise lost_to_the_machine(f"{len(failed)} of {len(futures)} fits", reason)
+        if any(future.status != "finished" for future in futures):
+            raise CancelledError("a worker that held the rows is gone")
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:  # their names are wanted again
+            future.release()
+
+
+def _await_workers(client: Any) -> None:
+    """Wait for the scheduler and a worker, as long as the engine does."""
+    patience = float(dask.config.get("smscale.lost-timeout", LOST_SECONDS))
+    until = time.monotonic() + patience
+    while client.status != "running" or not client.scheduler_info(n_workers=-1)["workers"]:
+        if client.status not in ("running", "connecting") or time.monotonic() > until:
+            raise lost_to_the_machine("the search", f"no worker is left, and none came within {patience:g} s")
+        time.sleep(LOOK_SECONDS)
 
 
 def _tidy(settings: Sequence[Setting], outcomes: list[list[Outcome]], measure: Measure) -> pd.DataFrame:

@@ -87,11 +87,11 @@ class _Work:
         steps = arrays.compaction(self.layout, self.path)
         if steps is not None:
             results = self._compact(steps, results)
-        report = summary(self.inputs, results, self.run.recipe.modis.quality)
+        report, cube = summary(self.inputs, results, self.run.recipe.modis.quality), self.run.workspace.cube.name
         return {
             **report,
             "set_aside": self.set_aside,
-            "files": sealed(self.run.workspace, "cube.zarr/fine", "cube.zarr/stations"),
+            "files": sealed(self.run.workspace, f"{cube}/fine", f"{cube}/stations"),
         }
 
     def _groups(self) -> list[str]:

@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 
 from smscale import store
-from smscale.copies import local_copies
 from smscale.errors import InputError
 from smscale.features.match import smap_steps
 from smscale.grid import Grid
 from smscale.pipeline.ingest.arrays import RETRIEVALS
 from smscale.pipeline.ingest.report import problem
 from smscale.places import Place, is_remote, place
+from smscale.places.copies import local_copies
 from smscale.sources.quality import flag_counts, quality
 from smscale.sources.smap import open_smap
 from smscale.sources.stations import ColumnMap, open_stations

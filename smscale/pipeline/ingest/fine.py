@@ -15,12 +15,12 @@ import numpy as np
 
 from smscale import cube, schema, sinusoidal, store
 from smscale.blocks import spans
-from smscale.copies import local_copies
 from smscale.errors import ElsewhereError, InputError
 from smscale.grid import Grid
 from smscale.kernels.lookup import Coded
 from smscale.pipeline.ingest.inputs import OfDate, Tile, composite_length
 from smscale.pipeline.ingest.report import problem
+from smscale.places.copies import local_copies
 from smscale.sources.appeears import parse_layer, read_coded_layers
 from smscale.sources.dem import open_dem
 from smscale.sources.modis import read_coded

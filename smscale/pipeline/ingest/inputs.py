@@ -10,12 +10,12 @@ import numpy as np
 
 from smscale import sinusoidal
 from smscale.config import Recipe
-from smscale.copies import local_copies
 from smscale.cube import AREA, Lattice, lst_file_dates
 from smscale.errors import InputError, RecipeError
 from smscale.grid import Grid
 from smscale.pipeline.layout import Layout
 from smscale.places import Place
+from smscale.places.copies import local_copies
 from smscale.sources.appeears import lattice_of
 from smscale.sources.catalogue import FAMILIES, Catalogue, Granule, scan
 from smscale.sources.dem import DemTile

@@ -1,8 +1,7 @@
-"""Where cubes lie: the one module that creates and writes Zarr.
+"""Where cubes lie: the one part that creates and writes Zarr.
 
-A group is made first as a template, filled by whole shards, and published when it is whole. Until then its metadata
-documents carry another name (`unfinished.json`), so that no reader, plain xarray included, sees an unfinished array:
-a killed run leaves chunks without metadata, never an array that looks finished.
+A group is made first as a template, filled by whole shards, and published when it is whole: no reader sees an unfinished
+array. How a store is kept, as Zarr (`plain`) or as an Icechunk repository (`icechunks`), the name of its folder says.
 """
 
 from __future__ import annotations
@@ -10,32 +9,31 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import uuid
 import warnings
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import dask.array
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, ObjectStore, WrapperStore
 
 from smscale import places, shards
 from smscale.errors import InputError, StoreError
 from smscale.kernels.nans import one_nan
-from smscale.places import Place, Remote, is_remote, told
+from smscale.places import Place
+from smscale.store.kinds import METADATA as METADATA
+from smscale.store.kinds import UNFINISHED as UNFINISHED
+from smscale.store.kinds import Kind, document_of
+from smscale.store.plain import Plain
 
-METADATA = "zarr.json"
-UNFINISHED = "unfinished.json"
+#: Ending of the name of a store that is kept as an Icechunk repository.
+ICECHUNK = ".icechunk"
 
 #: zstd level of every array: on LST of a genuine tile 2 makes files as small as 3 in five sixths of the time.
 _COMPRESSOR = ZstdCodec(level=2)
@@ -45,89 +43,19 @@ _COMPRESSOR = ZstdCodec(level=2)
 Receipt = dict[str, Any]
 
 
-def base(url: str | Place) -> Store:
-    """The Zarr store at a directory or an s3:// URL."""
+def kind(url: str | Place) -> Kind:
+    """How the store at a directory or an s3:// URL is kept."""
     where = places.place(url)
-    return (
-        _Remote(ObjectStore(places.zarr_root(where)), where)
-        if isinstance(where, Remote)
-        else LocalStore(Path(str(where)))
-    )
+    if where.suffix != ICECHUNK:
+        return Plain(where)
+    from smscale.store.icechunks import Repository
+
+    return Repository(where)
 
 
-class _Remote(WrapperStore[Store]):
-    """A store in a bucket, whose refusals are told in one line."""
-
-    def __init__(self, store: Store, where: Remote) -> None:
-        super().__init__(store)
-        self._where = where
-
-    def _with_store(self, store: Store) -> _Remote:
-        return _Remote(store, self._where)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        with told(self._where / key):
-            return await self._store.get(key, prototype or default_buffer_prototype(), byte_range)
-
-    async def exists(self, key: str) -> bool:
-        with told(self._where / key):
-            return await self._store.exists(key)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        with told(self._where / key):
-            await self._store.set(key, value)
-
-    async def delete(self, key: str) -> None:
-        with told(self._where / key):
-            await self._store.delete(key)
-
-    async def delete_dir(self, prefix: str) -> None:
-        with told(self._where / prefix):
-            await self._store.delete_dir(prefix)
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        with told(self._where / prefix):
-            async for name in self._store.list_dir(prefix):
-                yield name
-
-
-class _Unfinished(WrapperStore[Store]):
-    """A store whose new metadata documents are named `unfinished.json`; finished ones are read where there is no new one."""
-
-    @staticmethod
-    def _hidden(key: str) -> str:
-        return key[: -len(METADATA)] + UNFINISHED if key.rpartition("/")[2] == METADATA else key
-
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        prototype = prototype or default_buffer_prototype()
-        found = await self._store.get(self._hidden(key), prototype, byte_range)
-        return (
-            found
-            if found is not None or self._hidden(key) == key
-            else await self._store.get(key, prototype, byte_range)
-        )
-
-    async def exists(self, key: str) -> bool:
-        return await self._store.exists(self._hidden(key)) or await self._store.exists(key)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        await self._store.set(self._hidden(key), value)
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        if not await self.exists(key):
-            await self.set(key, value)
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        seen = set()
-        async for name in self._store.list_dir(prefix):
-            name = METADATA if name == UNFINISHED else name
-            if name not in seen:
-                seen.add(name)
-                yield name
+def make(url: str | Place) -> None:
+    """Make a store in which nothing lies yet, where that takes more than its first array."""
+    kind(url).make()
 
 
 def create(
@@ -151,22 +79,28 @@ def create(
     template = template.assign({n: v.assign_attrs(_auxiliary(template, v)) for n, v in template.data_vars.items()})
     for variable in template.data_vars.values():
         variable.encoding.pop("coordinates", None)
-    finished = [name for name in template.coords if exists(url, group, str(name))]
+    held, store = kind(url), kind(url).published()
+    finished = [name for name in template.coords if sync(store.exists(document_of(_path(group, str(name)))))]
     template = template.drop_vars(finished)
     template = template.assign_coords({n: v.astype(object) for n, v in template.coords.items() if v.dtype.kind == "U"})
     encoding = {name: _layout(variable, chunks, shards) for name, variable in template.variables.items()}
-    for name in template.variables:
-        _delete(base(url), f"{group}/{name}" if group else str(name))
-    with _among_unfinished():
+    held.remove([_path(group, str(name)) for name in template.variables])
+    _lay_out(held, group, template, encoding=encoding)
+
+
+def _lay_out(held: Kind, group: str, template: xr.Dataset, **how: Any) -> None:
+    """Write what a template holds in memory and the metadata of the rest."""
+    paths = [_path(group, str(name)) for name in template.variables]
+    with held.laying_out(paths) as store, _among_unfinished():
         template.to_zarr(
-            _Unfinished(base(url)),  # type: ignore[arg-type]
+            store,  # type: ignore[arg-type]
             group=group,
             mode="a",
             compute=False,
             consolidated=False,
             zarr_format=3,
-            encoding={name: e for name, e in encoding.items() if name in template.variables},
             safe_chunks=False,
+            **how,
         )
 
 
@@ -189,21 +123,12 @@ def extend(url: str | Place, group: str, tail: xr.Dataset, dim: str = "time") ->
     tail = tail.assign_coords({n: v.astype(object) for n, v in tail.coords.items() if v.dtype.kind == "U"})
     for variable in tail.variables.values():
         variable.encoding.clear()
-    with _among_unfinished():
-        tail.to_zarr(
-            _Unfinished(base(url)),  # type: ignore[arg-type]
-            group=group,
-            mode="a",
-            append_dim=dim,
-            compute=False,
-            consolidated=False,
-            safe_chunks=False,
-        )
+    _lay_out(kind(url), group, tail, append_dim=dim)
 
 
 def groups(url: str | Place) -> list[str]:
     """Paths of the groups that hold arrays, finished or not."""
-    root = zarr.open_group(store=_Unfinished(base(url)), mode="r")
+    root = zarr.open_group(store=kind(url).unfinished(), mode="r")
     with _among_unfinished():
         members = root.members(max_depth=None)
     return sorted({path.rpartition("/")[0] for path, item in members if isinstance(item, zarr.Array)})
@@ -211,23 +136,19 @@ def groups(url: str | Place) -> list[str]:
 
 def arrays(url: str | Place, group: str) -> list[str]:
     """Names of the arrays of a group, finished or not."""
-    found = zarr.open_group(store=_Unfinished(base(url)), path=group, mode="r")
+    found = zarr.open_group(store=kind(url).unfinished(), path=group, mode="r")
     with _among_unfinished():
         return sorted(name for name, _ in found.arrays())
 
 
 def discard(url: str | Place, group: str) -> None:
     """Forget what was begun on the finished arrays of a group (`extend`, `create`) and never published."""
-    store = base(url)
-    for name in sync(_members(store, group)):
-        path = _path(group, name)
-        if exists(url, group, name):
-            sync(store.delete(f"{path}/{UNFINISHED}"))
+    kind(url).discard(group)
 
 
 def shape(url: str | Place, group: str, name: str, unfinished: bool = True) -> tuple[int, ...]:
-    """Shape of one array, as it will be published, or as it is (`unfinished=False`); empty where there is none."""
-    store = _Unfinished(base(url)) if unfinished else base(url)
+    """Shape of one array, as it will be published, or as it is published (`unfinished=False`); empty where there is none."""
+    store = kind(url).unfinished() if unfinished else kind(url).published()
     try:
         return tuple(zarr.open_array(store=store, path=_path(group, name), mode="r").shape)
     except (FileNotFoundError, zarr.errors.NodeNotFoundError):
@@ -272,7 +193,7 @@ def write(url: str | Place, group: str, name: str, region: tuple[slice, ...], va
     StoreError
         if the region cuts a shard: two writers of one shard would lose data silently.
     """
-    array = _opened(str(url), _path(group, name), _document(url, _path(group, name)))
+    array = _opened(url, _path(group, name))
     for axis, (part, size, shard) in enumerate(zip(region, array.shape, array.shards or array.chunks, strict=True)):
         start, stop, _ = part.indices(size)
         if start % shard or (stop % shard and stop != size):
@@ -307,36 +228,22 @@ def _receipt(
     }
 
 
-def _document(url: str | Place, path: str) -> tuple[str, int, int, str]:
-    """What tells one state of an array's metadata from another: which document holds, its size, when it was written, its tag."""
-    where = places.place(url) / path
-    files = where.files() if isinstance(where, Remote) else None
-    for name in (UNFINISHED, METADATA):
-        try:
-            if files is None:
-                found = (where / name).stat()
-                return name, found.st_size, found.st_mtime_ns, ""
-            if name in files:
-                return name, files[name].st_size, files[name].st_mtime_ns, files[name].tag
-        except FileNotFoundError:
-            continue
-    return "", 0, 0, ""
-
-
 @lru_cache(maxsize=64)
-def _kept(url: str, path: str, document: tuple[str, int, int, str]) -> zarr.Array:
-    return zarr.open_array(store=_Unfinished(base(url)), path=path, mode="r+")
+def _kept(url: str, path: str, state: Hashable) -> zarr.Array:
+    return zarr.open_array(store=kind(url).unfinished(), path=path, mode="r+")
 
 
-def _opened(url: str, path: str, document: tuple[str, int, int, str]) -> zarr.Array:
+def _opened(url: str | Place, path: str) -> zarr.Array:
     """An array to write to; kept open while its metadata stay the same, where that can be told."""
-    return (_kept if document[0] else _kept.__wrapped__)(url, path, document)
+    state = kind(url).state(path)
+    return (_kept if state else _kept.__wrapped__)(str(url), path, state)
 
 
 def _write_shards(
     url: str | Place, array: zarr.Array, region: tuple[slice, ...], values: np.ndarray, level: int
 ) -> None:
     """Write whole shards without zarr's pipeline, which takes several times as long for chunks of this size."""
+    held = kind(url)
     spans = [part.indices(size)[:2] for part, size in zip(region, array.shape, strict=True)]
     shape, chunk = tuple(array.shards or ()), tuple(array.chunks)
     ranges = [range(start // s, -(-stop // s)) for (start, stop), s in zip(spans, shape, strict=True)]
@@ -346,38 +253,17 @@ def _write_shards(
             for i, s, (start, stop) in zip(place, shape, spans, strict=True)
         )
         encoded = shards.encode(values[inside], shape, chunk, array.fill_value, level)
-        _put(url, f"{array.path}/{array.metadata.encode_chunk_key(place)}".lstrip("/"), encoded)
-
-
-def _put(url: str | Place, key: str, content: bytes | None) -> None:
-    """Write an object whole, or remove it where there is nothing to write."""
-    path = places.place(url) / key
-    if isinstance(path, Remote) and content is not None:
-        path.write_bytes(content)
-        return
-    if content is None:
-        path.unlink(missing_ok=True)
-        return
-    assert isinstance(path, Path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # swept as zarr's own are
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)
-        raise
+        held.put(f"{array.path}/{array.metadata.encode_chunk_key(place)}".lstrip("/"), encoded)
 
 
 def read(url: str | Place, group: str, name: str, region: tuple[slice, ...] = ()) -> np.ndarray:
     """Values of one array, finished or not."""
-    array = _opened(str(url), _path(group, name), _document(url, _path(group, name)))
-    window = None if is_remote(url) or shards.level_of(array) is None else shards.window_of(array.shape, region)
-    if window is not None:
+    array = _opened(url, _path(group, name))
+    files = kind(url).files(array.store)
+    window = None if files is None or shards.level_of(array) is None else shards.window_of(array.shape, region)
+    if files is not None and window is not None:
         try:
-            return shards.read(Path(str(url)) / _path(group, name), array, window)
+            return shards.read(files / _path(group, name), array, window)
         except (ValueError, RuntimeError):  # damaged: Zarr says so in its own words
             pass
     return np.asarray(array[region] if region else array[...])
@@ -388,27 +274,47 @@ def publish(url: str | Place, group: str, names: Sequence[str] | None = None) ->
 
     `names` limits the arrays (coordinates included where named); without it, all of the group.
     """
-    store = base(url)
-    members = list(names) if names is not None else sync(_members(store, group))
+    held = kind(url)
+    members = list(names) if names is not None else held.members(group)
     paths = [_path(group, name) for name in members] + [group]
     while group:
         group = group.rpartition("/")[0]
         paths.append(group)
-    for path in paths:
-        sync(_publish(store, path))
+    held.publish(paths)
 
 
-async def _members(store: Store, group: str) -> list[str]:
-    names = [name async for name in store.list_dir(group)]
-    return sorted(name for name in names if name not in (METADATA, UNFINISHED))
+def commit(url: str | Place, recipe: str, stage: str, fingerprint: str) -> str:
+    """Make what a stage published visible, where that takes a commit; the commit's name, or nothing.
+
+    While arrays are hidden that were laid out and not published, as where two stages are done in one pass, nothing is: the
+    commit that follows is of all stages that were named until then.
+
+    Raises
+    ------
+    StoreError
+        where another writer committed meanwhile what does not go together with it.
+    """
+    return kind(url).commit(recipe, stage, fingerprint)
 
 
-async def _publish(store: Store, path: str) -> None:
-    hidden = f"{path}/{UNFINISHED}" if path else UNFINISHED
-    document = await store.get(hidden, default_buffer_prototype())
-    if document is not None:
-        await store.set(f"{path}/{METADATA}" if path else METADATA, document)
-        await store.delete(hidden)
+def drop(url: str | Place) -> None:
+    """Forget what was laid out and written since the last commit, where stores have commits."""
+    kind(url).drop()
+
+
+def history(url: str | Place) -> list[dict[str, Any]]:
+    """Commits of a store from the last to the first: snapshot, time (ISO), stages, recipe, message; none of a Zarr store."""
+    return kind(url).history()
+
+
+def inside(url: str | Place) -> Place:
+    """A store's documents and chunks in the words of a folder."""
+    return kind(url).inside()
+
+
+def document(url: str | Place, path: str) -> tuple[bytes, bool] | None:
+    """An array's or a group's metadata, as it will be published, and whether it is; None where there is none."""
+    return kind(url).document(path)
 
 
 def open_group(url: str | Place, group: str, unfinished: bool = False) -> xr.Dataset:
@@ -419,15 +325,16 @@ def open_group(url: str | Place, group: str, unfinished: bool = False) -> xr.Dat
     StoreError
         where there is no such group, or it is not finished (unless `unfinished` asks for it all the same).
     """
-    store = _Unfinished(base(url)) if unfinished else base(url)
+    held = kind(url)
     try:
+        store = held.unfinished() if unfinished else held.finished()
         with _among_unfinished():
             found = xr.open_zarr(store, group=group or None, chunks=None, consolidated=False, zarr_format=3)  # type: ignore[arg-type]
             found = found.assign_coords({n: _in_memory(c) for n, c in found.coords.items() if c.ndim <= 1})
             return found.assign({n: v.chunk(_shards_of(v)) for n, v in found.data_vars.items()})
     except (FileNotFoundError, KeyError):
         where = f"{url}/{group}" if group else str(url)
-        if not unfinished and sync(base(url).exists(f"{group}/{UNFINISHED}" if group else UNFINISHED)):
+        if not unfinished and held.document(group) is not None and not exists(url, group):
             raise StoreError(f"{where} is not finished: run the recipe again, it goes on where it stopped") from None
         raise StoreError(f"{where} does not exist: run the stage that makes it first") from None
 
@@ -447,20 +354,14 @@ def _in_memory(coordinate: xr.DataArray) -> xr.DataArray:
 
 
 def exists(url: str | Place, group: str, name: str = "") -> bool:
-    """Whether a group, or an array of it, is finished."""
+    """Whether readers see a group, or an array of it."""
     path = _path(group, name) if name else group
-    return bool(sync(base(url).exists(f"{path}/{METADATA}" if path else METADATA)))
+    return bool(sync(kind(url).finished().exists(document_of(path))))
 
 
 def sweep(url: str | Place) -> int:
     """Remove what a killed writer left behind (zarr's `*.partial` files); how many there were."""
-    where = places.place(url)
-    if isinstance(where, Remote) or not where.is_dir():  # an object is there whole or not at all
-        return 0
-    leftovers = list(where.rglob("*.partial"))
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
+    return kind(url).sweep()
 
 
 def checksum(values: np.ndarray) -> str:
@@ -481,21 +382,10 @@ def fingerprint(*parts: Any) -> str:
 
 def remove(url: str | Place, group: str) -> None:
     """Remove a group, or an array, and all that is in it."""
-    _delete(base(url), group)
+    kind(url).remove([group])
 
 
 def _path(group: str, name: str) -> str:
     if not name:
         raise InputError("an array needs a name")
     return f"{group}/{name}" if group else name
-
-
-def _delete(store: Store, path: str) -> None:
-    """Remove an array, its metadata first so that no reader sees it half gone."""
-
-    async def delete() -> None:
-        for document in (METADATA, UNFINISHED):
-            await store.delete(f"{path}/{document}" if path else document)
-        await store.delete_dir(path)
-
-    sync(delete())
