@@ -8,7 +8,7 @@ from smscale.schema import Status
 
 def test_every_bit_is_counted_wherever_it_stands():
     rng = np.random.default_rng(0)
-    status = rng.integers(0, 2**14, (3, 40, 50)).astype(np.uint32)
+    status = rng.integers(0, 2**15, (3, 40, 50)).astype(np.uint32)
     status[:, :20] = np.uint32(Status.NO_LST | Status.NOT_FUSED)
     for found in (status, status.transpose(2, 0, 1), status[:, ::3, ::-2], status[:0]):
         expected = {str(f.name).lower(): int((found & np.uint32(f) != 0).sum()) for f in Status}

@@ -37,7 +37,7 @@ def test_igbp_has_seventeen_classes_and_the_named_ones_are_right():
 
 def test_status_bits_are_one_each_in_the_contract_order():
     attrs = schema.status_attrs()
-    np.testing.assert_array_equal(attrs["flag_masks"], [1 << n for n in range(14)])
+    np.testing.assert_array_equal(attrs["flag_masks"], [1 << n for n in range(15)])
     meanings = attrs["flag_meanings"].split()
     assert meanings[0] == "outside_region"
     assert meanings[2] == "no_lst"

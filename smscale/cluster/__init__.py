@@ -49,7 +49,7 @@ def connect(
         if not isinstance(profile, Local):
             say(f"cluster    {profile.name}: waits for {_some(started.least)}, at most {profile.start_timeout}\n")
         there = await_workers(started, profile, need)
-        shown = getattr(profile, "dashboard", None) or isinstance(profile, Address)
+        shown = getattr(profile, "dashboard", None) or isinstance(profile, Address | Kubernetes)
         link = f", dashboard {started.client.dashboard_link}" if shown and started.client.dashboard_link else ""
         if link or not isinstance(profile, Local):
             say(f"cluster    {profile.name}: {_some(there)}{link}\n")

@@ -63,6 +63,7 @@ def settings(profile: Profile) -> dict[str, Any]:
     return {
         **WORKER_MEMORY,
         "distributed.worker.daemon": False,
+        "distributed.worker.profile.enabled": False,  # a hundredth of a worker's time
         "distributed.scheduler.worker-ttl": f"{seconds(ttl)}s" if ttl else None,
         "distributed.scheduler.allowed-failures": 2,  # as often as a block is tried again
         "distributed.admin.low-level-log-length": 0,

@@ -20,6 +20,7 @@ from smscale.pipeline.drawing import draw_training
 from smscale.pipeline.page import model_tables, provenance, recipe_values
 from smscale.pipeline.plain import records
 from smscale.pipeline.run import Run, sealed
+from smscale.pipeline.run_page import FROM_REPORT
 from smscale.pipeline.table_reading import WORDS, constant_columns, needed_columns, open_table, readable, samples_of
 from smscale.pipeline.train import train
 from smscale.places import write_bytes
@@ -112,6 +113,7 @@ def _write(run: Run, folder: Path, matched: Mapping[str, Any], trained: Mapping[
         figures=shown,
         data_notes=_notes(matched, Path(spec.file).name),
         provenance=provenance(recipe),
+        run_page=FROM_REPORT,
         summary=(
             f"{recipe.target} from {len(recipe.predictors)} predictors: {matched['samples']} of {matched['flow']['all']} rows. "
             f"The best model on inner folds is {trained['best']}."

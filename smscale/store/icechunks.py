@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,12 +138,20 @@ class Repository:
         self._keep_layout(replace(stage, hidden=hidden), session)
 
     def put(self, key: str, content: bytes | None) -> None:
-        store = self.unfinished()
-        sync(
-            store.delete(key)
-            if content is None
-            else store.set(key, default_buffer_prototype().buffer.from_bytes(content))
-        )
+        sync(self.write(key, None if content is None else default_buffer_prototype().buffer.from_bytes(content)))
+
+    async def write(self, key: str, content: Buffer | None) -> None:
+        """Write a chunk, or remove it, and keep its change set."""
+        fork, change = b"", b""
+        while fork != (now := (await self.aside(self._begun)).fork):  # laid out anew meanwhile?
+            fork, idle = now, _idle(now)
+            session = idle.pop() if idle else session_of(fork)
+            store = self._telling(store_of(session))
+            await (store.delete(key) if content is None else store.set(key, content))
+            change = session.as_bytes()
+            session.discard_changes()
+            idle.append(session)
+        await self.aside(write_bytes, self._where / CHANGES / _name_of(key), change)
 
     def changed(self, key: str) -> bytes | None:
         """The change set of a chunk that is written and not committed."""
@@ -152,10 +161,6 @@ class Repository:
             return (self._where / CHANGES / _name_of(key)).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-
-    def change(self, key: str, content: bytes) -> None:
-        """Keep a chunk's change set."""
-        write_bytes(self._where / CHANGES / _name_of(key), content)
 
     def changes(self, prefix: str = "") -> list[str]:
         """Keys of the chunks that are written and not committed."""
@@ -339,18 +344,16 @@ class Staged(WrapperStore[Store]):
             yield key
 
     async def set(self, key: str, value: Buffer) -> None:
-        await self._write(key, value)
+        await self._repository.write(key, value)
 
     async def delete(self, key: str) -> None:
-        await self._write(key, None)
+        await self._repository.write(key, None)
 
-    async def _write(self, key: str, value: Buffer | None) -> None:
-        fork = b""
-        while fork != (now := (await self._repository.aside(self._repository._begun)).fork):  # laid out anew meanwhile?
-            fork, session = now, session_of(now)
-            store = self._repository._telling(store_of(session))
-            await (store.delete(key) if value is None else store.set(key, value))
-        await self._repository.aside(self._repository.change, key, session.as_bytes())
+
+@lru_cache(maxsize=2)
+def _idle(fork: bytes) -> list[Any]:
+    """Sessions of a fork that nobody uses: they know its snapshot already."""
+    return []
 
 
 def _name_of(key: str) -> str:

@@ -20,6 +20,7 @@ from smscale.pipeline.recovery.interpolation import BASELINES, KEYS, Floats, int
 from smscale.pipeline.recovery.plan import CLOSURE, TARGET, Variant
 from smscale.pipeline.recovery.window import Window
 from smscale.pipeline.run import Run
+from smscale.pipeline.run_page import FROM_REPORT
 
 
 def evaluate(run: Run, window: Window, variants: Mapping[str, Variant]) -> dict[str, Any]:
@@ -87,6 +88,7 @@ def _write(
         figures=draw(folder / "figures", window, reports, fields, scores["shared_cells"], list(recipe.models), final),
         data_notes=counts["problems"],
         provenance=provenance(recipe),
+        run_page=FROM_REPORT,
         summary=_summary(window, counts, trained),
         headline=_headline(scores["shared_cells"], trained["best"], final, counts),
         data_read=[{"what": k.replace("_", " "), "count": v} for k, v in counts.items() if k != "problems"],
