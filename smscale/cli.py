@@ -161,11 +161,21 @@ def _add_plan(commands: Any) -> None:
     plan = commands.add_parser("plan", help="what a run will need: blocks, files, bytes, memory, time")
     plan.add_argument("recipe", help="a YAML recipe")
     plan.add_argument("--workers", type=int, metavar="N", help="workers to reckon with (default: as a run here has)")
-    plan.add_argument("--stations", type=int, metavar="N", help="stations to reckon with (default: 100)")
+    plan.add_argument(
+        "--stations", type=int, metavar="N", help="stations to reckon with (default: the world's, or 100)"
+    )
+    plan.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="training samples to reckon with (default: the paper's share of the coarse cells)",
+    )
     plan.add_argument("--no-what-if", action="store_true", help="the recipe alone, not also a country and the globe")
     plan.add_argument("--calibrate", action="store_true", help="measure this machine again")
     plan.add_argument(
-        "--scheduler", action="store_true", help="run the largest plan's blocks, empty, and say what they took"
+        "--scheduler",
+        action="store_true",
+        help="run the largest plan's blocks, a million at most, empty, and say what they took",
     )
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_settings(plan)
@@ -330,6 +340,7 @@ def _plan(options: argparse.Namespace) -> int:
         config.read(options.recipe, options.set),
         stations=options.stations,
         workers=options.workers,
+        samples=options.samples,
         what_if=not options.no_what_if,
         again=options.calibrate,
         scheduler=options.scheduler,

@@ -314,23 +314,30 @@ def timed(recipe, seconds, walls, side=0.4):
 
 def test_rates_are_times_by_units_and_what_is_left_is_beside_or_the_start(recipe):
     walls = dict.fromkeys(STAGES, 10.0)
-    warm = timed(recipe, {"downscale blocks": 4.0, "match steps": 6.0}, walls)
-    cold = timed(recipe, {"downscale blocks": 50.0}, {**walls, "downscale": 25.0})
+    large = timed(recipe, {"downscale blocks": 4.0, "match steps": 6.0}, walls)
+    small = timed(recipe, {"downscale blocks": 2.0, "match steps": 6.0}, walls, side=0.2)
+    cold = timed(recipe, {"downscale blocks": 50.0}, {**walls, "downscale": 25.0}, side=0.2)
+    assert large.size.cell_steps == 2 * small.size.cell_steps
     fits = {
         f"{how}/{m}/{n}": n / 1000
         for how in ("fit", "inner")
         for m in (*recipe.models, "mean", "ridge")
         for n in (500, 2000)
     }
-    found = measuring._divided(cold, warm, fits, 3.0, 0.7)
-    assert found.seconds["downscale blocks"] == pytest.approx(4.0 / warm.size.cell_steps)
+    found = measuring._divided(cold, small, large, fits, 3.0, 0.7)
+    assert found.seconds["downscale blocks"] == pytest.approx(
+        4.0 / large.size.cell_steps
+    )  # twice the cells, twice as long
+    assert found.each["downscale blocks"] == pytest.approx(0.0)
+    assert found.seconds["match steps"] == pytest.approx(0.0)  # as long whatever the cells
+    assert found.each["match steps"] == pytest.approx(6.0 / len(large.size.layout.slabs()))
     assert found.seconds["train fit/rf"] == pytest.approx(1e-3)
     assert found.seconds["train inner/rf"] == pytest.approx(1e-3)  # of two folds each row is in one
     assert found.seconds["train split/mean"] == pytest.approx(1e-3)
     assert found.beside == {**walls, "downscale": 6.0, "match": 4.0}
     assert found.start == pytest.approx(3.0 + 15.0)  # the worker stands; the first world took longer by so much
     assert found.ratio["maps.zarr"] == pytest.approx(
-        2000 / sum(a.raw for a in warm.size.arrays() if a.store == "maps.zarr")
+        2000 / sum(a.raw for a in large.size.arrays() if a.store == "maps.zarr")
     )
     assert found.clouds == 0.7
 
@@ -344,7 +351,7 @@ def test_every_part_of_every_plan_has_a_rate(recipe):
         for n in (500, 2000)
     }
     closed = dataclasses.replace(recipe, closure="exact")
-    found = measuring._divided(timed(closed, {}, walls), timed(closed, {}, walls), fits, 0.0, 0.7)
+    found = measuring._divided(*[timed(closed, {}, walls)] * 3, fits, 0.0, 0.7)
     split = dataclasses.replace(closed.split, compare=("random", "space-block"))
     planned = Size(with_region(dataclasses.replace(closed, split=split)), STATIONS).work()
     assert {work.name for work in planned} - {"evaluate truth"} <= set(found.seconds)
@@ -400,9 +407,15 @@ def test_seconds_of_a_run_are_those_of_its_tasks_and_stages(tiny_run, size):
     assert walls.seconds["match"] >= 0.01
 
 
+def test_what_a_run_reads_once_is_no_part_of_the_rate():
+    assert measuring._without_first([5.0, 1.0]) == 6.0
+    assert measuring._without_first([1.0, 9.0, 1.0, 1.0]) == 5.0
+    assert measuring._without_first([1.0, 1.5, 1.0]) == 3.5
+
+
 @pytest.mark.cluster
 def test_a_machine_is_measured(recipe, monkeypatch):
-    monkeypatch.setattr(measuring, "TIMED", measuring.FIRST)
+    monkeypatch.setattr(measuring, "LARGE", measuring.SMALL)
     small = dataclasses.replace(recipe, models={"xgb": {"folds": 2, "grid": {"max_depth": [2]}}})
     found = measuring.measure(small, 0.4, progress=False)
     planned = Size(with_region(small), STATIONS).work()

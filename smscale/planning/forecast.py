@@ -17,7 +17,7 @@ from smscale.planning.rates import STAGES, Rates, Say, rates_of
 from smscale.planning.size import Size, Work
 from smscale.simulate import World
 
-#: What a second worker adds: 1.8 to 1.9 times the cells a second of one on two cores (`smscale bench scaling`, docs/chunks.md).
+#: What each worker after the first adds, of one. Assumed: `smscale bench scaling` measures it on a machine (the aim is 0.8 at least).
 SHARING = 0.9
 #: Memory that a worker is given, GiB, where the recipe's is too small for one of `WHAT_IF`.
 MEMORIES = (2, 3, 4, 6, 8, 12, 16)

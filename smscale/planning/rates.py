@@ -1,7 +1,7 @@
 """Seconds per unit of work on this machine: a small made world, run with a recipe's own settings and timed.
 
-Every part of a stage takes so long per unit of work (`size.Work`). A still smaller world goes before, in which workers load
-and compile. A small world has too few samples to train on: models are timed on a made table. What a stage does beside its
+Every part of a stage takes so long for each task, and so long per unit of work (`size.Work`): a line through two worlds. The smaller
+one goes before, too, in which workers load and compile. A small world has too few samples to train on: models are timed on a made table. What a stage does beside its
 tasks (figures, files) is taken as it was.
 """
 
@@ -18,10 +18,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import yaml
+from scipy.optimize import nnls
 
 from smscale import __version__, blocks, cluster, pipeline, store
 from smscale.blocks import Ledger, Task
@@ -37,8 +39,8 @@ from smscale.workspace import Workspace
 
 Say = Callable[[str], Any]
 
-#: Sides in degrees, days, stations: of the world that warms up, and of the one that is timed.
-FIRST, TIMED = (0.9, 3, 12), (1.8, 12, 40)
+#: Sides in degrees, days, stations: of the world that warms up and is then timed, and of a larger one.
+SMALL, LARGE = (0.9, 3, 12), (1.8, 12, 40)
 #: Rows of the tables that models are timed on: a fit takes so long, and so long for each row.
 ROWS = (500, 2000)
 #: South-western corner of the worlds: the rim of the Sichuan basin.
@@ -56,7 +58,7 @@ class Rates:
     """What was measured.
 
     seconds : part of a stage -> seconds per unit
-    each : part of a stage -> seconds per task beside that; of fits alone
+    each : part of a stage -> seconds per task beside that
     beside : stage -> seconds beside the tasks that are planned
     start : seconds until workers stand and have loaded what they need
     ratio : store -> bytes on disk by bytes of its values
@@ -98,10 +100,12 @@ def measure(recipe: Recipe, clouds: float = CLOUDS, progress: bool = True) -> Ra
     ):
         stand = time.perf_counter() - begun
         address = client.scheduler_info(n_workers=0)["address"]
-        first = _run(recipe, Path(folder) / "first", FIRST, clouds, address, progress)
-        timed = _run(recipe, Path(folder) / "timed", TIMED, clouds, address, progress)
+        cold, small, large = (
+            _run(recipe, Path(folder) / name, world, clouds, address, progress)
+            for name, world in (("cold", SMALL), ("small", SMALL), ("large", LARGE))
+        )
         fits = blocks.run(_fits(recipe), Ledger(Path(folder) / "fits"), client, "train", progress)
-    return _divided(first, timed, dict(fits.results), stand, clouds)
+    return _divided(cold, small, large, dict(fits.results), stand, clouds)
 
 
 def _fits(recipe: Recipe) -> list[Task]:
@@ -120,6 +124,11 @@ class _Timed:
     tasks: Mapping[str, float]
     walls: Mapping[str, float]
     disk: Mapping[str, int]
+
+    def of(self, name: str) -> tuple[float, float, float] | None:
+        """Tasks, units and seconds of a part, where there were any."""
+        works = [work for work in self.size.work() if work.name == name]
+        return (works[0].tasks, works[0].units, self.tasks[name]) if works and self.tasks.get(name) else None
 
     @property
     def beside(self) -> dict[str, float]:
@@ -179,12 +188,20 @@ def _small(recipe: Recipe, file: Path, world: tuple[float, int, int], clouds: fl
 
 def _seconds(ledger: Path) -> dict[str, float]:
     """Seconds of tasks by part."""
-    parts: dict[str, float] = defaultdict(float)
+    parts: dict[str, list[float]] = defaultdict(list)
     for stage in STAGES:
         for record in (ledger / stage).glob("*.json"):
             held = json.loads(record.read_text())
-            parts[_part(stage, held["key"])] += held["seconds"]
-    return dict(parts)
+            parts[_part(stage, held["key"])].append(held["seconds"])
+    return {part: _without_first(seconds) for part, seconds in parts.items()}
+
+
+def _without_first(seconds: list[float]) -> float:
+    """Sum, of three and more with the longest no more than twice the median: one of them read what all of a run need, which is left beside."""
+    if len(seconds) < 3:
+        return sum(seconds)
+    *others, longest = sorted(seconds)
+    return sum(others) + min(longest, 2 * median(others))
 
 
 def _part(stage: str, key: str) -> str:
@@ -221,22 +238,45 @@ def _fit(recipe: Recipe, name: str, how: str, rows: int) -> float:
     return time.perf_counter() - start
 
 
-def _divided(first: _Timed, timed: _Timed, fits: Mapping[str, float], stand: float, clouds: float) -> Rates:
-    """Seconds by units; the first world says how much longer workers took that had to load and compile.
+def _divided(
+    cold: _Timed, small: _Timed, large: _Timed, fits: Mapping[str, float], stand: float, clouds: float
+) -> Rates:
+    """Seconds by tasks and units; the first world says how much longer workers took that had to load and compile.
 
     fits : seconds by "HOW/MODEL/ROWS"; stand : seconds until the worker stood
     """
-    size, beside = timed.size, timed.beside
-    seconds = {work.name: timed.tasks.get(work.name, 0.0) / max(work.units, 1) for work in size.work()}
-    warm = sum(seconds[work.name] * work.units for work in first.size.work()) + sum(beside.values())
-    cold = max(sum(first.walls.values()) - warm, 0.0)
-    each, of_fits = _of_fits(size.recipe, fits)
+    size = large.size
+    each, seconds = {}, {}
+    for work in size.work():
+        each[work.name], seconds[work.name] = _shared(small.of(work.name), large.of(work.name))
+    more = max(sum(cold.walls.values()) - sum(small.walls.values()), 0.0)
+    each_fit, of_fits = _of_fits(size.recipe, fits)
     raw: dict[str, int] = defaultdict(int)
     for array in size.arrays():
         raw[array.store] += array.raw
-    ratio = {name: timed.disk[name] / raw[name] for name in raw}
-    rows, start = ROWS[-1], stand + cold
-    return Rates(seconds | of_fits, each, beside, start, ratio, size.cells, size.steps, clouds, rows, _machine())
+    ratio = {name: large.disk[name] / raw[name] for name in raw}
+    return Rates(
+        seconds | of_fits,
+        each | each_fit,
+        large.beside,
+        stand + more,
+        ratio,
+        size.cells,
+        size.steps,
+        clouds,
+        ROWS[-1],
+        _machine(),
+    )
+
+
+def _shared(*measured: tuple[float, float, float] | None) -> tuple[float, float]:
+    """Seconds per task and per unit, neither below 0, that come nearest to the (tasks, units, seconds) that were measured."""
+    known = np.array([one for one in measured if one is not None])
+    if not len(known):
+        return 0.0, 0.0
+    if len(known) == 1:
+        return 0.0, float(known[0, 2] / max(known[0, 1], 1))
+    return tuple(nnls(known[:, :2] / known[:, 2:], np.ones(len(known)))[0].tolist())
 
 
 def _of_fits(recipe: Recipe, fits: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
@@ -272,7 +312,7 @@ def _fingerprint(recipe: Recipe, clouds: float) -> str:
     """Of machine, version, and everything that says how long a cell takes; one worker is measured, whatever the recipe has."""
     settings = recipe.part("predictors", "models", "split", "fusion", "closure", "chunks", "match", "modis", "smap")
     memory = recipe.resources.memory_per_worker
-    return store.fingerprint(__version__, _machine(), settings, memory, clouds, (FIRST, TIMED, ROWS))
+    return store.fingerprint(__version__, _machine(), settings, memory, clouds, (SMALL, LARGE, ROWS))
 
 
 def _machine() -> str:

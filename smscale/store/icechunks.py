@@ -254,6 +254,9 @@ class Repository:
         (self._where / STATE).unlink(missing_ok=True)
 
     def sweep(self) -> int:
+        stage = self._stage()
+        if stage is not None and self._committed(stage.token):  # by a run that was killed before it said so
+            self.drop()
         changes = self._where / CHANGES
         halves = [path for path in changes.rglob(".*") if path.is_file()] if isinstance(changes, Path) else []
         for path in halves:
@@ -318,7 +321,7 @@ class Staged(WrapperStore[Store]):
     async def _of(self, key: str) -> Store:
         """The store in which a key is to be looked up."""
         change = await self._repository.aside(self._repository.changed, key) if self._begun else None
-        return self._store if change is None else self._repository._telling(store_of(session_of(change)))
+        return self._store if change is None else self._repository._telling(_seen(change))
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -348,6 +351,12 @@ class Staged(WrapperStore[Store]):
 
     async def delete(self, key: str) -> None:
         await self._repository.write(key, None)
+
+
+@lru_cache(maxsize=16)
+def _seen(change: bytes) -> Store:
+    """What is seen with a change set; a chunk is often read in several pieces."""
+    return store_of(session_of(change))
 
 
 @lru_cache(maxsize=2)

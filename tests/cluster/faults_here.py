@@ -84,10 +84,9 @@ def _watch(root: Path, heard: Callable[[str, str], Any]) -> None:
     """Call `heard(event, path)` before this process changes a file or folder below a root."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
-            name = _changed(event, args)
-            if name.startswith(f"{root}/"):
-                heard(event, name)
+        name = _changed(event, args)
+        if name.startswith(f"{root}/"):
+            heard(event, name)
 
     sys.addaudithook(hook)
 
@@ -109,18 +108,18 @@ def end_at(root: Path, mark: Path | None, n: int, how: str) -> None:
 
     how : "killed", or "full": from then on no file can be written in this process
     """
-    counted = [0 if mark is not None and not mark.exists() else 1, 0]
+    armed, so_far = mark is None or mark.exists(), 0
 
     def heard(event: str, name: str) -> None:
-        armed, so_far = counted
-        if armed:
-            counted[1] = so_far + 1
-            if counted[1] >= n and how == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if counted[1] >= n and event in ("open", "os.mkdir", "os.rename"):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        elif event == "os.rename" and name == str(mark):
-            counted[0] = 1
+        nonlocal armed, so_far
+        if not armed:
+            armed = event == "os.rename" and name == str(mark)
+            return
+        so_far += 1
+        if so_far >= n and how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if so_far >= n and event in ("open", "os.mkdir", "os.rename"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     _watch(root, heard)
 
