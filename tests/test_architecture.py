@@ -56,6 +56,7 @@ KEPT_IN = {
     "dask_kubernetes": {"cluster"},
     "kr8s": {"cluster"},
     "prometheus_client": {"observe"},
+    "icechunk": {"store"},
 }
 
 
@@ -127,6 +128,8 @@ def test_import_smscale_is_light() -> None:
         "xarray",
         "pandas",
         "numba",
+        "icechunk",
+        "obstore",
     ]
     code = f"import sys, smscale; print([m for m in {heavy!r} if m in sys.modules])"
     assert (

@@ -336,7 +336,7 @@ class Tally:
 
     @property
     def text(self) -> str:
-        form = "{:<14}{:<34}{:<13}{:<11}{:>11}{:>12}".format
+        form = "{:<14}{:<37}{:<13}{:<11}{:>11}{:>12}".format
         lines = [form("where", "what", "phase", "run ended", "done before", "done again")]
         lines += [form(f.where, f.what, f.phase, "yes" if f.ended else "no", f.kept, f.again) for f in self.faults]
         kinds = ", ".join(f"{n} {where}" for where, n in Counter(f.where for f in self.faults).items())
