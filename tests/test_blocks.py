@@ -16,7 +16,7 @@ import pytest
 from distributed import Client
 from tqdm.std import tqdm as std_tqdm
 
-from smscale import blocks, cluster
+from smscale import block_task, block_window, blocks, cluster
 from smscale.blocks import Ledger, Task
 from smscale.errors import InputError, RecipeError, StoreError, TaskError
 from smscale.progress import Part, Unwatched
@@ -97,7 +97,7 @@ def client() -> Iterator[Client]:
 @pytest.fixture(params=["here", "there"])
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Client | None:
     """This process, then a cluster; neither waits long before it tries again, yet so long that others finish meanwhile."""
-    monkeypatch.setattr(blocks, "RETRY_AFTER", (0.01, 0.01))
+    monkeypatch.setattr(block_task, "RETRY_AFTER", (0.01, 0.01))
     if request.param == "here":
         return None
     client: Client = request.getfixturevalue("client")
@@ -214,7 +214,7 @@ def test_full_disk_under_the_ledger_is_waited_for_then_told(tmp_path: Path, monk
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(blocks, "RETRY_AFTER", (0.01, 0.01))
+    monkeypatch.setattr(block_task, "RETRY_AFTER", (0.01, 0.01))
     monkeypatch.setattr(os, "replace", full)
     blocks.run(tasks(2, tmp_path), ledger, progress=False)
     assert finished(ledger) == {"n/0", "n/1"}
@@ -279,8 +279,8 @@ def test_window_bounds_what_is_in_flight(tmp_path: Path, client: Client, monkeyp
         return future
 
     monkeypatch.setattr(type(client), "submit", counted)
-    monkeypatch.setattr(blocks, "PACK_MOST", 1)
-    window = 2 * blocks.IN_FLIGHT_PER_THREAD
+    monkeypatch.setattr(block_window, "PACK_MOST", 1)
+    window = 2 * block_window.IN_FLIGHT_PER_THREAD
     outcome = blocks.run(tasks(300, tmp_path), Ledger(tmp_path / "ledger"), client, progress=False)
     assert outcome.results == {f"n/{i}": {"square": i * i} for i in range(300)}
     assert len(alive) == 300
@@ -303,18 +303,18 @@ def test_short_blocks_travel_together_and_long_ones_alone(
     blocks.run(tasks(1000, tmp_path), Ledger(tmp_path / "short"), client, progress=False)
     assert len(packs) < 100
     packs.clear()
-    slow = [Task(f"{x}", sleep, (x, 1.2 * blocks.PACK_SECONDS)) for x in range(10)]
+    slow = [Task(f"{x}", sleep, (x, 1.2 * block_task.PACK_SECONDS)) for x in range(10)]
     blocks.run(slow, Ledger(tmp_path / "long"), client, progress=False)
     assert packs == [1] * 10
 
 
 def pack(*calls: tuple[Callable[..., Any], Any]) -> tuple[list[Any], Exception | None]:
-    done, error = blocks._pack([pickle.dumps((call, args)) for call, *args in calls])
+    done, error = block_task.pack([pickle.dumps((call, args)) for call, *args in calls])
     return [one.result for one in done], error
 
 
 def test_pack_hands_back_what_time_or_an_error_left() -> None:
-    late = pack((sleep, 0, 0.0), (sleep, 1, 2 * blocks.PACK_SECONDS), (sleep, 2, 0.0), (sleep, 3, 0.0))
+    late = pack((sleep, 0, 0.0), (sleep, 1, 2 * block_task.PACK_SECONDS), (sleep, 2, 0.0), (sleep, 3, 0.0))
     assert late == ([0, 1], None)
     assert pack((square, 1), (break_, 2), (square, 3)) == ([{"square": 1}], None)
     refused, error = pack((square, 1), (fail, 2), (square, 3))
@@ -333,8 +333,8 @@ def test_worker_without_a_module_is_told_not_waited_for(
 
 
 def test_worker_of_another_version_is_refused(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = blocks.version("smscale")
-    monkeypatch.setattr(blocks, "version", Version("9.9"))
+    theirs = block_window.version("smscale")
+    monkeypatch.setattr(block_window, "version", Version("9.9"))
     with pytest.raises(RecipeError, match=rf"worker tcp://.* has smscale {theirs}, this process 9.9: install the same"):
         blocks.run([Task("a", square, (1,))], Ledger(tmp_path / "ledger"), client, progress=False)
 

@@ -13,7 +13,7 @@ from dask_here import Dask, dask_here
 from distributed import Client
 from tqdm import tqdm
 
-from smscale import blocks
+from smscale import block_window, blocks
 from smscale.blocks import Ledger, Task
 from smscale.errors import RecipeError, TaskError
 from smscale.models.search import trials
@@ -32,7 +32,7 @@ def tasks() -> list[Task]:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dask]:
-    monkeypatch.setattr(blocks, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(block_window, "LOOK_SECONDS", 0.1)
     with dask_here() as here:
         yield here
 
@@ -79,22 +79,22 @@ def test_workers_that_come_later_go_on(tmp_path: Path, here: Dask) -> None:
 
 
 def test_window_widens_for_workers_that_join(tmp_path: Path, here: Dask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "PACK_MOST", 1)
+    monkeypatch.setattr(block_window, "PACK_MOST", 1)
     scheduler = here.scheduler()
     here.worker(scheduler)
     ledger, flying = Ledger(tmp_path), []
     once_begun(ledger, lambda: [here.worker(scheduler) for _ in range(2)])
-    fill = blocks._Window._fill
+    fill = block_window.Window._fill
 
-    def counted(self: blocks._Window) -> None:
+    def counted(self: block_window.Window) -> None:
         fill(self)
         flying.append(len(self.flying))
 
-    monkeypatch.setattr(blocks._Window, "_fill", counted)
+    monkeypatch.setattr(block_window.Window, "_fill", counted)
     with Client(scheduler.address) as client:
         assert blocks.run(tasks(), ledger, client, progress=False).results == DONE
-    assert flying[1] == blocks.IN_FLIGHT_PER_THREAD
-    assert max(flying) == 3 * blocks.IN_FLIGHT_PER_THREAD
+    assert flying[1] == block_window.IN_FLIGHT_PER_THREAD
+    assert max(flying) == 3 * block_window.IN_FLIGHT_PER_THREAD
 
 
 def test_scheduler_that_comes_back_at_its_address_goes_on(tmp_path: Path, here: Dask) -> None:

@@ -15,7 +15,7 @@ import torch
 from distributed import Client, Scheduler, SpecCluster, Worker
 from made_networks import TOLERANCE
 
-from smscale import blocks, config, pipeline, store
+from smscale import block_task, block_window, blocks, config, pipeline, store
 from smscale.blocks import Ledger, Task
 from smscale.errors import InputError
 from smscale.models import load_model, on_device
@@ -84,7 +84,7 @@ def test_cluster_of_gpus_alone_does_everything(tmp_path: Path) -> None:
 def test_what_fails_on_a_gpu_is_done_on_a_cpu_and_told(
     tmp_path: Path, gpus: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "RETRY_AFTER", (0.01, 0.01))
+    monkeypatch.setattr(block_task, "RETRY_AFTER", (0.01, 0.01))
     with workers(*gpus) as client:
         outcome = blocks.run(some(full_gpu, 12), Ledger(tmp_path), client, progress=False)
     assert list(outcome.results.values()) == list(range(12))
@@ -93,7 +93,7 @@ def test_what_fails_on_a_gpu_is_done_on_a_cpu_and_told(
 
 
 def test_gpu_that_leaves_for_good_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "GPU_BACK_SECONDS", 0.3)
+    monkeypatch.setattr(block_window, "GPU_BACK_SECONDS", 0.3)
     ledger = Ledger(tmp_path)
     with workers(1, 0) as client:
 

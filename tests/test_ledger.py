@@ -111,7 +111,7 @@ def test_records_of_other_blocks_can_be_cleared(tmp_path: Path) -> None:
 DISK = """
 import json, subprocess, sys
 from pathlib import Path
-from smscale import blocks
+from smscale import block_task, blocks
 from smscale.blocks import Ledger, Task
 from smscale.errors import StoreError
 
@@ -119,7 +119,7 @@ root, what = Path(sys.argv[1]), sys.argv[2]
 disk = root / "disk"
 disk.mkdir()
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
-blocks.RETRY_AFTER = (0.05, 0.05)
+block_task.RETRY_AFTER = (0.05, 0.05)
 tries = []
 
 def write(i):

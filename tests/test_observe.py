@@ -137,9 +137,9 @@ def test_bytes_are_those_of_the_values_that_receipts_name(tmp_path: Path) -> Non
 
 PEAKS = """
 import pickle, numpy as np
-from smscale import blocks
+from smscale import block_task
 def peak(size, part):
-    done, _ = blocks._pack([pickle.dumps((np.ones, (size,)))], "cpu", part)
+    done, _ = block_task.pack([pickle.dumps((np.ones, (size,)))], "cpu", part)
     return done[-1].used.peak
 large = peak(40_000_000, "a")
 print(large, peak(1, "a"), peak(1, "b"))

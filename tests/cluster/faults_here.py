@@ -27,7 +27,7 @@ import watched
 from hosts_here import Hosts
 from lives import STAGES, Life, begun, differing, lead
 
-from smscale import blocks, cli
+from smscale import block_task, block_window, cli
 
 #: Parts of a run in their order, and where their records lie.
 PHASES = {
@@ -372,8 +372,8 @@ class Chain:
         phases = list(PHASES)
         near = phases[phases.index(fault.phase) :][:2] if fault.phase else phases  # it may have gone on to the next
         shortest = min(min(self.undisturbed.seconds[phase]) for phase in near) / FASTER
-        pack = min(math.ceil(blocks.PACK_SECONDS / max(shortest, 1e-3)), blocks.PACK_MOST)
-        return 2 * blocks.IN_FLIGHT_PER_THREAD * pack
+        pack = min(math.ceil(block_task.PACK_SECONDS / max(shortest, 1e-3)), block_window.PACK_MOST)
+        return 2 * block_window.IN_FLIGHT_PER_THREAD * pack
 
     def mark(self, phase: str) -> Path | None:
         """The file whose writing begins a phase."""

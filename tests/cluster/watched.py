@@ -9,7 +9,7 @@ from typing import Any
 
 import dask
 
-from smscale import blocks
+from smscale import block_task
 
 #: dask's settings, which travel to workers: the file of blocks begun, and the one that asks for memory.
 BEGUN, HOG = "faults.begun", "faults.hog"
@@ -21,14 +21,14 @@ def note_blocks(path: Path) -> None:
     """Write a line for every call of a block in this process: its function and a hash of its arguments."""
     from dask.base import tokenize
 
-    timed: Callable[..., Any] = blocks._timed
+    timed: Callable[..., Any] = block_task.timed
     line = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def noted(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         os.write(line, f"{call.__name__} {tokenize(args)}\n".encode())
         return timed(call, args)
 
-    blocks._timed = noted
+    block_task.timed = noted
 
 
 def take_memory_when_asked(asked: Path) -> None:

@@ -23,7 +23,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.utils.validation import has_fit_parameter
 from tqdm import tqdm
 
-from smscale.blocks import LOST_SECONDS
+from smscale.block_window import LOST_SECONDS
 from smscale.errors import InputError, SmscaleError, TaskError
 from smscale.models.record import versions
 from smscale.models.samples import (
