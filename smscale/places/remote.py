@@ -12,6 +12,7 @@ from functools import total_ordering
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from smscale.places.ranges import Ranges
 from smscale.places.server import SCHEME, bucket, library, told
 
 #: Bytes of an object beyond which it is sent in parts; below it is one request, there whole or not at all.
@@ -189,7 +190,7 @@ class Remote:
         """A file to read: by pieces, where it is sought in."""
         if mode != "rb":
             raise ValueError(f"{self}: can be opened to read bytes only")
-        return io.BufferedReader(_Ranges(self), PIECE)
+        return io.BufferedReader(Ranges(self.stat().st_size, self._range), PIECE)
 
     def write_bytes(self, content: bytes, /) -> int:
         """Write the object, whole or not at all."""
@@ -217,6 +218,10 @@ class Remote:
     def write_text(self, text: str, /, encoding: str = "utf-8") -> int:
         return self.write_bytes(text.encode(encoding))
 
+    def _range(self, start: int, length: int) -> bytes:
+        with told(self):
+            return bytes(library().get_range(self._store, self.key, start=start, length=length))
+
     def unlink(self, missing_ok: bool = False) -> None:
         if not missing_ok:
             self.stat()
@@ -225,44 +230,6 @@ class Remote:
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: a prefix is there with its first object."""
-
-
-class _Ranges(io.RawIOBase):
-    """An object that is read by ranges."""
-
-    def __init__(self, place: Remote) -> None:
-        self._place, self._at, self._size = place, 0, place.stat().st_size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._range(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def readall(self) -> bytes:
-        return self._range(self._size)
-
-    def _range(self, most: int) -> bytes:
-        length = min(most, self._size - self._at)
-        if length <= 0:
-            return b""
-        with told(self._place):
-            found = bytes(library().get_range(self._place._store, self._place.key, start=self._at, length=length))
-        self._at += length
-        return found
 
 
 def _found(meta: Any) -> Found:

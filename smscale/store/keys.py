@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePath, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from smscale.places import Found, Place
+from smscale.places.ranges import Ranges
 
 #: Bytes that are read at least where a chunk is read here and there.
 PIECE = 1 << 20
@@ -115,7 +116,13 @@ class Inside:
         """A file to read, by pieces."""
         if mode != "rb":
             raise ValueError(f"{self}: can be opened to read bytes only")
-        return io.BufferedReader(_Pieces(self), PIECE)
+        return io.BufferedReader(Ranges(self.stat().st_size, self._range), PIECE)
+
+    def _range(self, start: int, length: int) -> bytes:
+        found = sync(self.store.get(self.key, default_buffer_prototype(), RangeByteRequest(start, start + length)))
+        if found is None:
+            raise FileNotFoundError(str(self))
+        return found.to_bytes()
 
     def write_bytes(self, content: bytes, /) -> int:
         raise NotImplementedError(f"{self}: can only be read")
@@ -128,40 +135,6 @@ class Inside:
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         raise NotImplementedError(f"{self}: can only be read")
-
-
-class _Pieces(io.RawIOBase):
-    """A key's content that is read by ranges."""
-
-    def __init__(self, inside: Inside) -> None:
-        self._inside, self._at, self._size = inside, 0, inside.stat().st_size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._at + len(buffer), self._size)
-        if stop <= self._at:
-            return 0
-        part = RangeByteRequest(self._at, stop)
-        found = sync(self._inside.store.get(self._inside.key, default_buffer_prototype(), part))
-        if found is None:
-            raise FileNotFoundError(str(self._inside))
-        content = found.to_bytes()
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
 
 
 async def _all(keys: AsyncIterator[str]) -> list[str]:
