@@ -137,8 +137,9 @@ def test_block_of_maps_keeps_to_the_memory_that_was_planned(tiny_recipe: Path, t
     recipe = config.read(tiny_recipe)
     recipe = replace(recipe, models={name: recipe.models[name] for name in MODELS})
     planned = replace(cost_of(recipe), fixed=0).of(STEPS, SIDE, SIDE)  # the models of the test are nothing
-    # An allocator gives back late, and other versions of the libraries are larger or smaller: a quarter.
-    assert 0.75 * planned < measured["block"] < 1.25 * planned + SCRATCH
+    # An allocator gives back late, and other versions of the libraries are larger or smaller: a quarter. Networks hold less than is
+    # planned, which is what trees need.
+    assert 0.6 * planned < measured["block"] < 1.25 * planned + SCRATCH
     assert 0.7 * PROCESS_BYTES < measured["before"] < 1.05 * PROCESS_BYTES
     assert 0 < measured["torch"] < TORCH_BYTES
     assert measured["before"] + measured["block"] < PROCESS_BYTES + cost_of(recipe).of(STEPS, SIDE, SIDE)

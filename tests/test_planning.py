@@ -294,7 +294,7 @@ def test_what_a_process_holds_is_looked_at_while_it_runs():
         cluster = type("Cluster", (), {"scheduler": Scheduler})
 
     with Held(Client) as held:
-        much = bytearray(60_000_000)
+        much = b"x" * 60_000_000
         Scheduler.tasks = range(7)
         time.sleep(0.2)
         del much

@@ -335,7 +335,10 @@ def _sent(client: Any, graph: dict[Any, Any], keys: list[Any], bar: Any) -> list
     CancelledError
         if what was sent is gone.
     """
-    sent = {key: client.scatter(part) if isinstance(part, np.ndarray) else part for key, part in graph.items()}
+    # Under names of their own: those of a search that is sent again may still be on their way out.
+    sent = {
+        key: client.scatter(part, hash=False) if isinstance(part, np.ndarray) else part for key, part in graph.items()
+    }
     futures = client.get(sent, keys, sync=False)
     try:
         for _ in loaded_distributed().as_completed(set(futures), raise_errors=False):
