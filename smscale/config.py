@@ -44,10 +44,10 @@ class GridSpec:
 class Chunks:
     """Cells of one chunk along time, lat and lon, and chunks of one shard along each: a shard is one block of work."""
 
-    time: int = 1
-    lat: int = 300
-    lon: int = 300
-    shard: tuple[int, int, int] = (10, 1, 1)
+    time: int = 8
+    lat: int = 100
+    lon: int = 100
+    shard: tuple[int, int, int] = (1, 3, 3)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -28,7 +28,7 @@ def test_recipe_is_read_with_defaults_and_typed_values(recipe: Path) -> None:
     read = config.read(recipe, ["fusion.holdout=0.2", "chunks.lat=50", "models.gabp.population=20"])
     assert read.region == (101.0, 30.0, 104.0, 33.0)
     assert read.period == ("2017-07-10", "2017-07-20")
-    assert (read.fusion.holdout, read.fusion.idw_power, read.chunks.lat, read.chunks.lon) == (0.2, 2.0, 50, 300)
+    assert (read.fusion.holdout, read.fusion.idw_power, read.chunks.lat, read.chunks.lon) == (0.2, 2.0, 50, 100)
     assert read.models == {"gabp": {"generations": 10, "population": 20}, "rf": {}}
     assert read.resolve("raw") == recipe.parent / "raw"
 

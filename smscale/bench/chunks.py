@@ -37,7 +37,7 @@ VALUES, MAPS = "values.npy", "maps.npy"
 #: Strategies that the screen may add.
 LEFT_IN = 2
 #: The recipes' own chunks, and memory of a worker, for a made cube.
-CHUNKS, MEMORY = "{time: 1, lat: 300, lon: 300, shard: [8, 1, 1]}", "1.5GiB"
+CHUNKS, MEMORY = "{time: 8, lat: 100, lon: 100, shard: [1, 3, 3]}", "1.5GiB"
 #: What the numbers depend on.
 PACKAGES = ("smscale", "zarr", "numcodecs", "pcodec", "zarrs", "tensorstore", "numpy")
 

@@ -26,8 +26,8 @@ EASE_LIMIT = 85.044
 DEGREE_KM = 111.2
 #: SMAP cells on a side of which fewer leave a model little to learn from.
 FEW_CELLS = 6
-#: Cells along a chunk, steps along a shard.
-CHUNK, STEPS = 300, 10
+#: Of a recipe that is written.
+CHUNKS = config.Chunks()
 #: Widest line of the comments.
 WIDTH = 116
 
@@ -244,7 +244,7 @@ seed: {facts.start.year}
 
 # The fine grid, and how its cubes are cut: one chunk is read at a time, one shard is one file and one block of work.
 grid: {{kind: latlon, step: {facts.step:g}}}
-chunks: {{time: 1, lat: {min(CHUNK, rows)}, lon: {min(CHUNK, cols)}, shard: [{STEPS}, 1, 1]}}
+chunks: {{time: {CHUNKS.time}, lat: {min(CHUNKS.lat, rows)}, lon: {min(CHUNKS.lon, cols)}, shard: {list(CHUNKS.shard)}}}
 
 # One product of each family; views of different sensors are never mixed.
 products: {{{products}}}

@@ -17,8 +17,8 @@ from smscale.planning.rates import STAGES, Rates, Say, rates_of
 from smscale.planning.size import Size, Work
 from smscale.simulate import World
 
-#: What each worker after the first adds, of one. Assumed: `smscale bench scaling` measures it on a machine (the aim is 0.8 at least).
-SHARING = 0.9
+#: What each worker after the first adds, of one: `smscale bench scaling` on 2 cores (docs/chunks.md).
+SHARING = 0.8
 #: Memory that a worker is given, GiB, where the recipe's is too small for one of `WHAT_IF`.
 MEMORIES = (2, 3, 4, 6, 8, 12, 16)
 #: Stations that a recipe's files are taken to hold, where nothing says it.

@@ -59,7 +59,7 @@ def assumptions(rates: Rates, sharing: float, most_rows: int, cases: Sequence[st
         f"rates measured here ({rates.machine}) on two made worlds, the larger of {rates.cells:,} cells x {rates.overpasses} overpasses, "
         f"{rates.clouds:.0%} of the LST behind clouds, and models on {rates.rows} rows; every part grows in proportion to its units",
         "what a stage does beside its tasks (figures, tables, scores) takes as long as in that world",
-        f"each worker after the first adds {sharing:.0%} of one (assumed; `smscale bench scaling` measures it)",
+        f"each worker after the first adds {sharing:.0%} of one (2 cores; `smscale bench scaling` measures it here)",
         f"samples, where their number is not given: {SAMPLED:.1%} of the coarse land cells and overpasses (the paper's share)",
         f"training grows in proportion to the samples; it has all of them in a worker's memory, and beyond {most_rows:,} it is not reckoned",
         f"bytes on disk: {rates.ratio['cube.zarr']:.2f} of the cube's values and {rates.ratio['maps.zarr']:.2f} of the maps', as measured; "
