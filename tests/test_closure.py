@@ -346,16 +346,14 @@ def test_sums_without_splines_give_the_same_means():
 def test_points_are_the_surface_at_their_cells():
     field = background()
     smap = retrievals(merge([block_sums(field, FINE, COARSE)], COARSE))
-    found, _, status, _ = closed_of(field, smap)
+    found, *_ = closed_of(field, smap)
     found = replace(found, limit=0.02)  # so that it bites
     rng = np.random.default_rng(5)
     lon, lat = rng.uniform(100, 102, 300), rng.uniform(29, 31, 300)
     row, col = FINE.index(lon, lat)
     np.testing.assert_array_equal(found.points(FINE, lon, lat), found.surface(FINE)[:, row, col])
-    np.testing.assert_array_equal(found.closed_points(FINE, lon, lat), (status[:, row, col] & APART) == 0)
     assert (np.abs(found.points(FINE, lon, lat)) == np.float32(0.02)).any()
     assert found.points(FINE, [99.0, np.nan], [30.0, 30.0], slice(0, 2)).tolist() == [[0, 0], [0, 0]]
-    assert not found.closed_points(FINE, [99.0], [30.0]).any()
 
 
 def test_what_a_block_needs_does_not_grow_with_the_region():

@@ -17,18 +17,25 @@ def made(path, shape, chunk, shard, dtype, fill):
     )
 
 
+@st.composite
+def arrays(draw):
+    """Values with holes, their shape, chunk, shard and type, and what fills the holes."""
+    dtype, fill = draw(
+        st.sampled_from([("f4", np.nan), ("u1", 255), ("u4", 0), ("u2", 65534), ("i8", -1), ("f8", 0.0)])
+    )
+    chunk = draw(st.tuples(*[st.integers(1, 4)] * 3))
+    shard = tuple(c * draw(st.integers(1, 3)) for c in chunk)
+    shape = tuple(draw(st.integers(1, 2 * s)) for s in shard)
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    values = rng.integers(0, 200, shape).astype(dtype)
+    values[rng.random(shape) < draw(st.sampled_from([0.0, 0.7, 1.0]))] = fill
+    return values, shape, chunk, shard, dtype, fill
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_zarr_reads_what_we_encode(data, tmp_path_factory):
-    dtype, fill = data.draw(
-        st.sampled_from([("f4", np.nan), ("u1", 255), ("u4", 0), ("u2", 65534), ("i8", -1), ("f8", 0.0)])
-    )
-    chunk = tuple(data.draw(st.tuples(*[st.integers(1, 4)] * 3)))
-    shard = tuple(c * data.draw(st.integers(1, 3)) for c in chunk)
-    shape = tuple(data.draw(st.integers(1, 2 * s)) for s in shard)
-    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    values = rng.integers(0, 200, shape).astype(dtype)
-    values[rng.random(shape) < data.draw(st.sampled_from([0.0, 0.7, 1.0]))] = fill
+    values, shape, chunk, shard, dtype, fill = data.draw(arrays())
     folder = tmp_path_factory.mktemp("shards")
     ours, theirs = (made(folder / name, shape, chunk, shard, dtype, fill) for name in ("ours", "theirs"))
     level = shards.level_of(ours)
@@ -48,13 +55,7 @@ def test_zarr_reads_what_we_encode(data, tmp_path_factory):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_we_read_what_zarr_writes(data, tmp_path_factory):
-    dtype, fill = data.draw(st.sampled_from([("f4", np.nan), ("u1", 255), ("u4", 0), ("i8", -1)]))
-    chunk = tuple(data.draw(st.tuples(*[st.integers(1, 4)] * 3)))
-    shard = tuple(c * data.draw(st.integers(1, 3)) for c in chunk)
-    shape = tuple(data.draw(st.integers(1, 2 * s)) for s in shard)
-    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    values = rng.integers(0, 200, shape).astype(dtype)
-    values[rng.random(shape) < data.draw(st.sampled_from([0.0, 0.7, 1.0]))] = fill
+    values, shape, chunk, shard, dtype, fill = data.draw(arrays())
     folder = tmp_path_factory.mktemp("shards")
     theirs = made(folder / "theirs", shape, chunk, shard, dtype, fill)
     theirs[...] = values

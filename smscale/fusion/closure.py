@@ -115,14 +115,6 @@ class Closure:
         limit = np.float32(self.limit)
         return np.where(row >= 0, np.clip(found, -limit, limit), np.float32(0))
 
-    def closed_points(
-        self, grid: Grid, lon: ArrayLike, lat: ArrayLike, steps: Steps = slice(None)
-    ) -> NDArray[np.bool_]:
-        """(t, p) whether the coarse cells are closed that hold most of the cells of `grid` that hold the points."""
-        frame, (row, col) = frame_of(grid, self.coarse), grid.index(lon, lat)
-        found = self.closed[self._selected(steps)][:, frame.rows.holder[row], frame.cols.holder[col]]
-        return found & (row >= 0)
-
     def apply(
         self,
         field: NDArray,

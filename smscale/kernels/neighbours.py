@@ -124,18 +124,6 @@ class Group(NamedTuple):
         return _group(self.points[points], silence.values[points], own, silence.needed[pattern])
 
 
-class Place(NamedTuple):
-    """What a `Chunk` says of tiles and candidates, without weights."""
-
-    tiles: Integers
-    middle: Floats
-    reach: Floats
-    radius: Floats
-    candidates: Integers
-    first: Integers
-    away: Floats
-
-
 class Chunk(NamedTuple):
     """Tiles with their candidates, one after the other.
 
@@ -320,23 +308,23 @@ def _chunk(axes: Axes, group: Group, weight: Radial | None, tiles: Integers) -> 
     kept = ~crowded
     tiles, middle, radius, reach, crowd = tiles[kept], middle[kept], radius[kept], reach[kept], tiles[crowded]
     candidates, away, first = _candidates(apart[kept], index[kept], reach)
-    place = Place(tiles, middle, reach, radius, candidates, first, away)
-    if weight is None:
-        none = np.empty(0)
-        plain = np.full(away.size, SQUARE)
-        return Chunk(*place, none, none, np.empty((0, NODES)), none, plain), crowd
-    return _weighed(place, count[kept], weight, axes, group.points), crowd
+    none, squares = np.empty(0), np.full(away.size, SQUARE)
+    chunk = Chunk(
+        tiles, middle, reach, radius, candidates, first, away, none, none, np.empty((0, NODES)), none, squares
+    )
+    return (chunk if weight is None else _weighed(chunk, count[kept], weight, axes, group.points)), crowd
 
 
-def _weighed(place: Place, count: Integers, weight: Radial, axes: Axes, points: Floats) -> Chunk:
+def _weighed(chunk: Chunk, count: Integers, weight: Radial, axes: Axes, points: Floats) -> Chunk:
     """With the weights of candidates as functions of distance, for tiles of `count` (p,) cells."""
-    own = np.diff(place.first)
-    around, cells = np.repeat(place.radius, own), np.repeat(count, own)
-    lines = rad.polynomials(weight, np.maximum(place.away - around, 0.0), place.away + around)
+    own = np.diff(chunk.first)
+    around, cells = np.repeat(chunk.radius, own), np.repeat(count, own)
+    lines = rad.polynomials(weight, np.maximum(chunk.away - around, 0.0), chunk.away + around)
     plain = ~lines.smooth | (cells < WORTH)
     taken = np.empty(int(cells[plain].sum()))
     taken_from = np.where(plain, _starts(np.where(plain, cells, 0))[:-1], LINE)
-    chunk = Chunk(*place, *lines[:3], taken, taken_from)
+    centre, scale, coefficients = lines[:3]
+    chunk = chunk._replace(centre=centre, scale=scale, coefficients=coefficients, taken=taken, taken_from=taken_from)
     if taken.size:
         _take(chunk, axes, points)
         taken[:] = weight.in_pieces(taken)
